@@ -1,0 +1,332 @@
+"""The nouns every other file speaks in, and the interfaces between the rooms.
+
+Imports nothing of ours. Everything here is immutable: state changes by replacing an object. Messages are raw JSON
+dicts (`Json`), so that fields nobody knows yet survive the trip; nobody may edit a dict they did not make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final, Protocol
+
+Json = dict[str, Any]
+
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class Era(StrEnum):
+    """The two kinds of MCP: stateless 2026-07-28 and later, and the handshake with sessions before it."""
+
+    MODERN = "modern"
+    LEGACY = "legacy"
+
+
+class Transport(StrEnum):
+    """How the agent reached us."""
+
+    HTTP = "http"
+    STDIO = "stdio"
+
+
+class Kind(StrEnum):
+    """What a target is. The values are also the prefixes that policies write (`prompt:crm/*`)."""
+
+    TOOL = "tool"
+    PROMPT = "prompt"
+    RESOURCE = "resource"
+    TEMPLATE = "template"
+
+
+class Verb(StrEnum):
+    """What is asked of a target; the audit's `kind` column."""
+
+    LIST = "list"
+    CALL = "call"
+    GET = "get"
+    READ = "read"
+    COMPLETE = "complete"
+
+
+class Strength(StrEnum):
+    """How the agent's identity was established."""
+
+    API_KEY = "api-key"
+    STDIO = "stdio"  # bound by how the process was started
+    ANONYMOUS = "anonymous"  # only where an operator wrote `anonymous = "AGENT"` down
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An agent, the person it acts for when known, and the task it is on; passed explicitly, never ambient."""
+
+    agent: str
+    task: str | None
+    person: str | None = None
+    strength: Strength = Strength.API_KEY
+    claims: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    credential_id: str = ""
+    """What proved the identity (an API key's public id); revoking it ends everything that hangs on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Which tasks one agent may be on, as the policy says."""
+
+    agent: str
+    tasks: tuple[str, ...]
+    default_task: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One thing that can be asked for, as one upstream defined it and as agents see it."""
+
+    kind: Kind
+    upstream: str
+    name: str
+    """The upstream's own name; for a resource its URI, for a template its URI template. Policies use this one."""
+    public_name: str
+    """What agents see and ask for; for resources and templates the URI (template) agents use."""
+    definition: Mapping[str, Any]
+    """The definition as agents get it: the upstream's, with the public name put in."""
+    definition_hash: str
+    """SHA-256 (hex) over the upstream's own definition as canonical JSON."""
+    tags: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> str:
+        """How policies and the audit write it: `upstream/name`."""
+        return f"{self.upstream}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One thing an agent asked, whichever era and transport it came by."""
+
+    request_id: str
+    """Ours, unique; the same id in logs, audit and traces. Never the agent's JSON-RPC id."""
+    verb: Verb
+    method: str
+    """The MCP method, e.g. `tools/call`."""
+    kind: Kind
+    name: str
+    """The public name or URI as the agent wrote it; empty for lists."""
+    params: Mapping[str, Any]
+    """The agent's params as received, `_meta` included."""
+    era: Era = Era.MODERN
+    transport: Transport = Transport.HTTP
+    client: str = ""
+    """What the agent's program calls itself. For display only, it proves nothing."""
+    session: str = ""
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """What conditions see as `args`: tool and prompt arguments, or the URI of a resource."""
+        if self.kind in (Kind.RESOURCE, Kind.TEMPLATE):
+            return {"uri": self.name}
+        arguments = self.params.get("arguments")
+        return arguments if isinstance(arguments, Mapping) else NOTHING
+
+
+class Effect(StrEnum):
+    """The three values of a decision. `DEPENDS` exists only in lists, where arguments are not known yet."""
+
+    ALLOWED = "allowed"
+    DENIED = "denied"
+    DEPENDS = "depends"
+
+
+class Reason(StrEnum):
+    """Why something was decided as it was. Audit rows and dashboards match on these."""
+
+    GRANT = "grant"  # a grant matches and its condition holds
+    GRANT_DEPENDS = "grant_depends"  # it would, for some arguments
+    UNKNOWN_TARGET = "unknown_target"
+    UNKNOWN_AGENT = "unknown_agent"  # the policy does not name this agent
+    NO_TASK = "no_task"  # no task was asked for and the agent has no default
+    TASK_NOT_ASSIGNED = "task_not_assigned"
+    DENY = "deny"  # a deny matches and its condition holds
+    DENY_UNEVALUABLE = "deny_unevaluable"  # a deny matches and its condition cannot be evaluated: fails closed
+    CONDITION_FALSE = "condition_false"  # grants match, no condition holds
+    CONDITION_UNEVALUABLE = "condition_unevaluable"  # grants match, none could be evaluated to true
+    NO_GRANT = "no_grant"
+    LIST = "list"  # a list: every entry of it was decided by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the policy said about one caller and one target, and which line of it said so."""
+
+    effect: Effect
+    reason: Reason
+    grant: str = ""
+    """`file:line` of the grant or deny that decided; empty when none did."""
+    policy_version: str = ""
+    message: str = ""
+    """The deny's own `reason` text, for operators. Agents never see it."""
+
+    @property
+    def allowed(self) -> bool:
+        """Whether a call may go ahead now. `DEPENDS` is not enough for a call."""
+        return self.effect is Effect.ALLOWED
+
+    @property
+    def visible(self) -> bool:
+        """Whether lists show the target."""
+        return self.effect is not Effect.DENIED
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A secret for one upstream, as the headers that carry it. Never logged, never in an error."""
+
+    headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+
+    def __repr__(self) -> str:
+        return f"Credential({sorted(self.headers)})"
+
+
+class OutcomeStatus(StrEnum):
+    """How a call ended; the audit's `outcome` column."""
+
+    OK = "ok"
+    TOOL_ERROR = "tool_error"  # the tool ran and said isError
+    RPC_ERROR = "rpc_error"  # the upstream answered with a JSON-RPC error
+    BAD_ARGUMENTS = "bad_arguments"  # a guard refused the arguments, nothing was sent
+    OVER_LIMIT = "over_limit"
+    UNREACHABLE = "unreachable"
+    TIMED_OUT = "timed_out"
+    MISBEHAVED = "misbehaved"  # the upstream's answer broke the protocol or a bound
+    CANCELLED = "cancelled"
+    REFUSED = "refused"  # denied: nothing was sent
+    FAILED = "failed"  # a fault of our own
+    UNKNOWN = "unknown"  # the gateway died in between
+
+
+@dataclass(frozen=True, slots=True)
+class RpcError:
+    """A JSON-RPC error object."""
+
+    code: int
+    message: str
+    data: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came back: a result, or a JSON-RPC error; never both."""
+
+    status: OutcomeStatus
+    result: Json | None = None
+    error: RpcError | None = None
+    upstream_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """One request as an upstream gets it: its own names, none of the agent's envelope."""
+
+    method: str
+    params: Mapping[str, Any]
+    """Params with the upstream's own names and URIs; `_meta` holds only keys that are not the protocol's own
+    (no `progressToken`, no `io.modelcontextprotocol/*`), the upstream's connection adds what its era needs."""
+    headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    """Credential headers, for upstreams reached over HTTP."""
+    definition: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    """The upstream's own definition of the target (its schema names the `Mcp-Param-*` headers)."""
+    timeout_s: float | None = None
+    """None: the upstream's configured timeout."""
+
+
+class Reply(Protocol):
+    """The channel back to the agent of one request, whichever era it speaks."""
+
+    @property
+    def wants_progress(self) -> bool: ...
+
+    @property
+    def log_level(self) -> str | None:
+        """The lowest level of log lines the agent asked for; None: it wants none."""
+        ...
+
+    @property
+    def capabilities(self) -> Mapping[str, Any]:
+        """What the agent said *it* can do (sampling, elicitation, roots, extensions) for this request."""
+        ...
+
+    async def progress(self, params: Json) -> None:
+        """Relay `notifications/progress` params. The token in them is replaced by the agent's own."""
+        ...
+
+    async def log(self, params: Json) -> None:
+        """Relay `notifications/message` params, if the agent asked for that level."""
+        ...
+
+    async def ask(self, method: str, params: Json) -> Json:
+        """Ask the agent's side (elicitation, sampling, roots) and return its result.
+
+        Raises `LookupError` where this agent cannot be asked.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Everything one upstream offers, as it said it: raw definitions in its own order, already bounded."""
+
+    upstream: str
+    tools: tuple[Json, ...] = ()
+    prompts: tuple[Json, ...] = ()
+    resources: tuple[Json, ...] = ()
+    templates: tuple[Json, ...] = ()
+    capabilities: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    instructions: str = ""
+    ttl_ms: int = 0
+    problems: tuple[str, ...] = ()
+    """What was left out and why, for operators."""
+
+
+class UpstreamState(StrEnum):
+    """Where one upstream stands."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DOWN = "down"  # it will be tried again
+    DISABLED = "disabled"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamStatus:
+    """How one upstream is doing, for operators."""
+
+    name: str
+    state: UpstreamState
+    era: Era | None = None
+    protocol_version: str = ""
+    transport: str = ""
+    detail: str = ""
+    """The last error, in words an operator can act on; no secrets."""
+    retry_in_s: float | None = None
+    restarts: int = 0
+
+
+class Upstream(Protocol):
+    """One MCP server behind us."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def status(self) -> UpstreamStatus: ...
+
+    async def send(self, request: UpstreamRequest, reply: Reply) -> Outcome:
+        """Send one request and wait for its answer; progress and log lines go to `reply` meanwhile.
+
+        A JSON-RPC error of the upstream is an `Outcome`; `errors.UpstreamError` (Unreachable, TimedOut, Misbehaved)
+        is raised when there is no answer. Cancelling the awaiting task cancels the call upstream.
+        """
+        ...

@@ -1,0 +1,155 @@
+"""Everything that can go wrong, by whose fault it is.
+
+    GatewayError
+    ├── AgentError          the agent asked for something it may not have, or asked wrongly
+    │   ├── NotAuthenticated    no identity, or one that no longer holds
+    │   ├── NotAvailable        unknown or forbidden: the agent cannot tell which, the audit can
+    │   ├── BadRequest          the message itself is wrong (parse error, bad params, bad cursor)
+    │   ├── BadArguments        arguments that the tool's own schema refuses: a tool result the model can act on
+    │   └── OverLimit           too large, too many, too often
+    ├── UpstreamError       something behind us failed
+    │   ├── Unreachable         no connection, or it broke before an answer
+    │   ├── TimedOut            no answer in time
+    │   └── Misbehaved          an answer that breaks the protocol or a bound
+    └── OperatorError       whoever runs the gateway has to act
+        ├── ConfigInvalid       servers.toml: complaints with file:line and what to do
+        ├── PolicyInvalid       policies/*.toml: the same
+        └── StoreUnavailable    the audit or key store cannot be read or written: nothing is dispatched
+
+A class exists only if someone catches it or `frontdoor/wire_errors` maps it differently. Foreign errors are
+translated at the edge of the room that meets them, `from e`. Messages of AgentError and UpstreamError may reach an
+agent: no secrets, no paths, no policy internals in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mcp_gateway.domain import Decision
+
+
+class GatewayError(Exception):
+    """Root of everything this package raises on purpose."""
+
+    code: ClassVar[str] = "GW-ERROR"
+
+
+class AgentError(GatewayError):
+    """The agent's fault."""
+
+    code = "GW-AGENT"
+
+
+class NotAuthenticated(AgentError):
+    """No identity, or one that no longer holds."""
+
+    code = "GW-NOT-AUTHENTICATED"
+
+
+class NotAvailable(AgentError):
+    """Unknown or forbidden. The decision is for the audit and for operators; agents see only the name they sent."""
+
+    code = "GW-NOT-AVAILABLE"
+
+    def __init__(self, name: str, decision: Decision) -> None:
+        super().__init__(name)
+        self.name = name
+        self.decision = decision
+
+
+class BadRequest(AgentError):
+    """A message that cannot be acted on. `rpc_code` is the JSON-RPC code to answer with."""
+
+    code = "GW-BAD-REQUEST"
+
+    def __init__(self, message: str, rpc_code: int = -32602) -> None:
+        super().__init__(message)
+        self.rpc_code = rpc_code
+
+
+class BadArguments(AgentError):
+    """Arguments the tool's own schema refuses; the message names the place and the rule."""
+
+    code = "GW-BAD-ARGUMENTS"
+
+
+class OverLimit(AgentError):
+    """Too large, too many, too often."""
+
+    code = "GW-OVER-LIMIT"
+
+
+class UpstreamError(GatewayError):
+    """Something behind us failed. `upstream` names it."""
+
+    code = "GW-UPSTREAM"
+
+    def __init__(self, upstream: str, message: str) -> None:
+        super().__init__(message)
+        self.upstream = upstream
+
+
+class Unreachable(UpstreamError):
+    """No connection, or it broke before an answer."""
+
+    code = "GW-UPSTREAM-UNREACHABLE"
+
+
+class TimedOut(UpstreamError):
+    """No answer in time."""
+
+    code = "GW-UPSTREAM-TIMEOUT"
+
+
+class Misbehaved(UpstreamError):
+    """An answer that breaks the protocol or a bound of ours."""
+
+    code = "GW-UPSTREAM-MISBEHAVED"
+
+
+class OperatorError(GatewayError):
+    """Whoever runs the gateway has to act."""
+
+    code = "GW-OPERATOR"
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """One thing wrong in a file an operator wrote: where, what, and the fix."""
+
+    file: str
+    line: int
+    message: str
+    fix: str = ""
+    code: str = "GW-CONFIG"
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}" + (f" ({self.fix})" if self.fix else "")
+
+
+class _Complaints(OperatorError):
+    """Carries every complaint found, not only the first."""
+
+    def __init__(self, complaints: Sequence[Complaint]) -> None:
+        super().__init__("\n".join(str(complaint) for complaint in complaints))
+        self.complaints = tuple(complaints)
+
+
+class ConfigInvalid(_Complaints):
+    """servers.toml cannot be used as it stands."""
+
+    code = "GW-CONFIG-INVALID"
+
+
+class PolicyInvalid(_Complaints):
+    """policies/*.toml cannot be used as they stand; the policy in force stays."""
+
+    code = "GW-POLICY-INVALID"
+
+
+class StoreUnavailable(OperatorError):
+    """The audit or key store cannot be read or written. Nothing is dispatched until it can."""
+
+    code = "GW-STORE-UNAVAILABLE"
