@@ -43,17 +43,21 @@ class Kind(StrEnum):
 class Verb(StrEnum):
     """What is asked of a target; the audit's `kind` column."""
 
-    LIST = "list"
-    CALL = "call"
-    GET = "get"
-    READ = "read"
-    COMPLETE = "complete"
+    LIST = "list"  # what there is of one kind
+    CALL = "call"  # a tool
+    GET = "get"  # a prompt
+    READ = "read"  # a resource
+    SUBSCRIBE = "subscribe"  # to be told when a resource changes; judged as a read of it
+    COMPLETE = "complete"  # suggestions for an argument
+    TASK_GET = "task_get"  # how a tool is doing that went on by itself (MCP's tasks extension)
+    TASK_UPDATE = "task_update"  # answers to what such a tool asked meanwhile
+    TASK_CANCEL = "task_cancel"  # that such a tool may stop
 
 
 class Strength(StrEnum):
     """How the agent's identity was established."""
 
-    API_KEY = "api-key"
+    API_KEY = "api-key"  # a key that the gateway issued
     STDIO = "stdio"  # bound by how the process was started
     ANONYMOUS = "anonymous"  # only where an operator wrote `anonymous = "AGENT"` down
 
@@ -95,6 +99,8 @@ class Target:
     definition_hash: str
     """SHA-256 (hex) over the upstream's own definition as canonical JSON."""
     tags: frozenset[str] = frozenset()
+    raw: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    """The upstream's own definition, as it sent it."""
 
     @property
     def key(self) -> str:
@@ -113,7 +119,7 @@ class Request:
     """The MCP method, e.g. `tools/call`."""
     kind: Kind
     name: str
-    """The public name or URI as the agent wrote it; empty for lists."""
+    """The public name or URI as the agent wrote it; empty for lists. With `upstream`, that upstream's own name."""
     params: Mapping[str, Any]
     """The agent's params as received, `_meta` included."""
     era: Era = Era.MODERN
@@ -121,6 +127,12 @@ class Request:
     client: str = ""
     """What the agent's program calls itself. For display only, it proves nothing."""
     session: str = ""
+    inputs: Mapping[str, Any] | None = None
+    """The agent's answers to what its upstream asked before (`inputResponses`); None: this is no retry."""
+    state: str | None = None
+    """The upstream's own `requestState` that goes back to it with `inputs`."""
+    upstream: str = ""
+    """The one upstream that can be meant, because it began what this is about; empty: whoever bears the name."""
 
     @property
     def arguments(self) -> Mapping[str, Any]:
@@ -128,15 +140,15 @@ class Request:
         if self.kind in (Kind.RESOURCE, Kind.TEMPLATE):
             return {"uri": self.name}
         arguments = self.params.get("arguments")
-        return arguments if isinstance(arguments, Mapping) else NOTHING
+        return arguments if isinstance(arguments, Mapping) else {}  # a dict: guards and audit write it as JSON
 
 
 class Effect(StrEnum):
     """The three values of a decision. `DEPENDS` exists only in lists, where arguments are not known yet."""
 
-    ALLOWED = "allowed"
-    DENIED = "denied"
-    DEPENDS = "depends"
+    ALLOWED = "allowed"  # a call goes ahead
+    DENIED = "denied"  # for the agent there is no such target
+    DEPENDS = "depends"  # lists show it; the arguments of a call decide
 
 
 class Reason(StrEnum):
@@ -144,15 +156,16 @@ class Reason(StrEnum):
 
     GRANT = "grant"  # a grant matches and its condition holds
     GRANT_DEPENDS = "grant_depends"  # it would, for some arguments
-    UNKNOWN_TARGET = "unknown_target"
+    UNKNOWN_TARGET = "unknown_target"  # no upstream offers anything of that name
     UNKNOWN_AGENT = "unknown_agent"  # the policy does not name this agent
     NO_TASK = "no_task"  # no task was asked for and the agent has no default
-    TASK_NOT_ASSIGNED = "task_not_assigned"
+    TASK_NOT_ASSIGNED = "task_not_assigned"  # the policy does not let this agent be on that task
     DENY = "deny"  # a deny matches and its condition holds
     DENY_UNEVALUABLE = "deny_unevaluable"  # a deny matches and its condition cannot be evaluated: fails closed
     CONDITION_FALSE = "condition_false"  # grants match, no condition holds
     CONDITION_UNEVALUABLE = "condition_unevaluable"  # grants match, none could be evaluated to true
-    NO_GRANT = "no_grant"
+    NO_GRANT = "no_grant"  # nothing in the task matches the target
+    MISUSE = "misuse"  # a requestState, cursor, session or wire-task id that is not (any more) this caller's to use
     LIST = "list"  # a list: every entry of it was decided by itself
 
 
@@ -192,15 +205,18 @@ class Credential:
 class OutcomeStatus(StrEnum):
     """How a call ended; the audit's `outcome` column."""
 
-    OK = "ok"
+    OK = "ok"  # a result came back
     TOOL_ERROR = "tool_error"  # the tool ran and said isError
     RPC_ERROR = "rpc_error"  # the upstream answered with a JSON-RPC error
     BAD_ARGUMENTS = "bad_arguments"  # a guard refused the arguments, nothing was sent
-    OVER_LIMIT = "over_limit"
-    UNREACHABLE = "unreachable"
-    TIMED_OUT = "timed_out"
+    OVER_LIMIT = "over_limit"  # too large, too many or too often
+    UNREACHABLE = "unreachable"  # no connection to the upstream, or it broke before an answer
+    TIMED_OUT = "timed_out"  # no answer of the upstream in time
     MISBEHAVED = "misbehaved"  # the upstream's answer broke the protocol or a bound
-    CANCELLED = "cancelled"
+    CANCELLED = "cancelled"  # the agent cancelled it or went away
+    INPUT_REQUIRED = "input_required"  # the upstream asks the agent's side something before it goes on
+    WIRE_TASK = "wire_task"  # the tool goes on by itself (MCP's tasks extension); the agent asks for its result later
+    RESUMED = "resumed"  # answers were taken to a call that waits for them; that call has its own entry
     REFUSED = "refused"  # denied: nothing was sent
     FAILED = "failed"  # a fault of our own
     UNKNOWN = "unknown"  # the gateway died in between
@@ -223,6 +239,8 @@ class Outcome:
     result: Json | None = None
     error: RpcError | None = None
     upstream_ms: float = 0.0
+    target: Target | None = None
+    """Whose answer it is; the walk says so where the agent will come back to it (`OutcomeStatus.WIRE_TASK`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +275,23 @@ class Reply(Protocol):
         """What the agent said *it* can do (sampling, elicitation, roots, extensions) for this request."""
         ...
 
+    @property
+    def takes_input_required(self) -> bool:
+        """Whether an `input_required` result can be given to this agent as it is (it retries with the answers).
+
+        Otherwise `ask` is the way.
+        """
+        ...
+
+    @property
+    def waited_s(self) -> float:
+        """How long `ask` has waited for the agent's side so far: time that no upstream is to blame for."""
+        ...
+
+    def can_be_asked(self, method: str, params: Json) -> bool:
+        """Whether the agent said, for this request, that its side can answer such a question."""
+        ...
+
     async def progress(self, params: Json) -> None:
         """Relay `notifications/progress` params. The token in them is replaced by the agent's own."""
         ...
@@ -268,7 +303,8 @@ class Reply(Protocol):
     async def ask(self, method: str, params: Json) -> Json:
         """Ask the agent's side (elicitation, sampling, roots) and return its result.
 
-        Raises `LookupError` where this agent cannot be asked.
+        Raises `LookupError` where this agent cannot be asked, `errors.AgentRefused` where its side answers with an
+        error.
         """
         ...
 
@@ -287,6 +323,8 @@ class Listing:
     ttl_ms: int = 0
     problems: tuple[str, ...] = ()
     """What was left out and why, for operators."""
+    extensions: frozenset[str] = frozenset()
+    """The protocol extensions it offers and we can carry."""
 
 
 class UpstreamState(StrEnum):
@@ -328,5 +366,16 @@ class Upstream(Protocol):
 
         A JSON-RPC error of the upstream is an `Outcome`; `errors.UpstreamError` (Unreachable, TimedOut, Misbehaved)
         is raised when there is no answer. Cancelling the awaiting task cancels the call upstream.
+        """
+        ...
+
+    def watch(self, uris: frozenset[str]) -> None:
+        """From now on be told of changes of exactly these resources, through every reconnect; waits for nothing."""
+        ...
+
+    async def declined(self, uris: frozenset[str]) -> frozenset[str]:
+        """Which of these watched resources it will not tell of.
+
+        Waits, some seconds at most, until the server has answered; one that has not is taken to be willing.
         """
         ...

@@ -6,7 +6,8 @@
     │   ├── NotAvailable        unknown or forbidden: the agent cannot tell which, the audit can
     │   ├── BadRequest          the message itself is wrong (parse error, bad params, bad cursor)
     │   ├── BadArguments        arguments that the tool's own schema refuses: a tool result the model can act on
-    │   └── OverLimit           too large, too many, too often
+    │   ├── OverLimit           too large, too many, too often
+    │   └── AgentRefused        its side answered a question with an error
     ├── UpstreamError       something behind us failed
     │   ├── Unreachable         no connection, or it broke before an answer
     │   ├── TimedOut            no answer in time
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mcp_gateway.domain import Decision
 
@@ -60,13 +61,14 @@ class NotAvailable(AgentError):
 
 
 class BadRequest(AgentError):
-    """A message that cannot be acted on. `rpc_code` is the JSON-RPC code to answer with."""
+    """A message that cannot be acted on. `rpc_code` and `data` are what the JSON-RPC error says."""
 
     code = "GW-BAD-REQUEST"
 
-    def __init__(self, message: str, rpc_code: int = -32602) -> None:
+    def __init__(self, message: str, rpc_code: int = -32602, data: Any = None) -> None:
         super().__init__(message)
         self.rpc_code = rpc_code
+        self.data = data
 
 
 class BadArguments(AgentError):
@@ -79,6 +81,17 @@ class OverLimit(AgentError):
     """Too large, too many, too often."""
 
     code = "GW-OVER-LIMIT"
+
+
+class AgentRefused(AgentError):
+    """The agent's side answered a question of an upstream's with a JSON-RPC error."""
+
+    code = "GW-AGENT-REFUSED"
+
+    def __init__(self, rpc_code: int, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.rpc_code = rpc_code
+        self.data = data
 
 
 class UpstreamError(GatewayError):

@@ -19,8 +19,18 @@ from mcp_gateway.errors import BadRequest
 MAX_DEPTH: Final = 128
 """Deepest nesting accepted from anyone. JSON Schema and tool arguments of real servers stay below 30."""
 
+SMALL: Final = 8_192
+"""Bytes in which it is quicker to count brackets than to walk."""
+
 _KEY: Final = re.compile(rb'"\s*:')
-_OPENERS: Final = re.compile(rb"[\[{]")
+_KEY_UNLESS_ESCAPED: Final = re.compile(rb'(?<!\\)"\s*:')
+_GAPS: Final = (b'" ', b'"\t', b'"\n', b'"\r')
+_LEAST_INTEGER: Final = -(2**63)
+_MOST_INTEGER: Final = 2**64 - 1
+
+# Every digit becomes 0: a run of nineteen is all that an integer beyond 64 bits can hide in.
+_DIGITS_AS_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
+_LONG_NUMBER: Final = b"0" * 19
 
 
 class Code(IntEnum):
@@ -40,23 +50,31 @@ class Code(IntEnum):
 def parse(data: bytes | bytearray | memoryview) -> Any:
     """Parse one JSON text strictly.
 
-    Raises `BadRequest` (-32700) for anything that is not JSON, is nested deeper than `MAX_DEPTH`, or names a member
-    twice in one object.
+    Raises `BadRequest`: -32700 for anything that is not JSON or is nested deeper than `MAX_DEPTH`; -32602 for JSON that
+    cannot be passed on as it was meant, because an object names a member twice or an integer has more than 64 bits
+    (orjson would make it another number).
 
     >>> parse(b'{"a": 1}')
     {'a': 1}
     """
     raw = bytes(data)
-    if len(_OPENERS.findall(raw)) > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
-        raise BadRequest(f"JSON is nested deeper than {MAX_DEPTH}", Code.PARSE_ERROR)
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as e:
         raise BadRequest("not valid JSON", Code.PARSE_ERROR) from e
+    # What is written back as the very same bytes lost no member and no digit on the way in.
+    is_the_same = _is_written_back_as(raw, value)
+    if is_the_same and len(raw) <= SMALL and raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
+        return value
+    members, depth = _members_and_depth(value)
+    if depth > MAX_DEPTH:
+        raise BadRequest(f"JSON is nested deeper than {MAX_DEPTH}", Code.PARSE_ERROR)
+    if is_the_same:
+        return value
     # Every member ends in `":`, so as many of those as parsed members proves that no name came twice. Strings can
-    # hold the same bytes; only then is the slow, exact way needed.
-    if len(_KEY.findall(raw)) != _count_members(value):
-        _refuse_duplicates(raw)
+    # hold the same bytes; only then is the slow, exact way needed. The same goes for long runs of digits.
+    if _count_names(raw) != members or _LONG_NUMBER in raw.translate(_DIGITS_AS_ZERO):
+        _refuse_what_would_change(raw)
     return value
 
 
@@ -87,47 +105,51 @@ def error_message(request_id: Any, error: RpcError) -> Json:
     return {"jsonrpc": "2.0", "id": request_id, "error": body}
 
 
-def _depth(raw: bytes) -> int:
-    """The deepest nesting in `raw`, brackets inside strings left out."""
-    depth = deepest = 0
-    in_string = escaped = False
-    for byte in raw:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    return deepest
+def _is_written_back_as(raw: bytes, value: Any) -> bool:
+    try:
+        return orjson.dumps(value) == raw
+    except TypeError:  # nested deeper than orjson writes
+        return False
 
 
-def _count_members(value: Any) -> int:
-    """Object members in a parsed value, at all levels."""
-    count = 0
-    stack = [value]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, dict):
-            count += len(node)
-            stack.extend(item for item in node.values() if isinstance(item, (dict, list)))
-        elif isinstance(node, list):
-            stack.extend(item for item in node if isinstance(item, (dict, list)))
-    return count
+def _count_names(raw: bytes) -> int:
+    """How many member names a JSON text holds: never too few, too many where strings look like one."""
+    # Without an escaped backslash anywhere, a quote after a backslash is inside a string: JSON quoted in JSON, which is
+    # what tools are often sent. With one, it could be the end of a name.
+    may_end_in_backslash = b"\\\\" in raw
+    if any(gap in raw for gap in _GAPS):
+        return len((_KEY if may_end_in_backslash else _KEY_UNLESS_ESCAPED).findall(raw))
+    return raw.count(b'":') - (0 if may_end_in_backslash else raw.count(b'\\":'))
 
 
-def _refuse_duplicates(raw: bytes) -> None:
+def _members_and_depth(value: Any) -> tuple[int, int]:
+    """Object members at all levels of a parsed value, and how many levels there are."""
+    members = depth = 0
+    level = [value] if isinstance(value, (dict, list)) else []
+    while level:
+        depth += 1
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                members += len(node)
+            children = node.values() if isinstance(node, dict) else node
+            below += [child for child in children if type(child) is dict or type(child) is list]
+        level = below
+    return members, depth
+
+
+def _refuse_what_would_change(raw: bytes) -> None:
+    """Raises `BadRequest` for a member named twice or an integer beyond 64 bits; exact, and slow."""
+
     def unique(pairs: list[tuple[str, Any]]) -> None:
-        names = {name for name, _ in pairs}
-        if len(names) != len(pairs):
-            twice = next(name for i, (name, _) in enumerate(pairs) if name in {n for n, _ in pairs[:i]})
-            raise BadRequest(f"member {twice!r} appears twice in one object", Code.PARSE_ERROR)
+        names: set[str] = set()
+        for name, _ in pairs:
+            if name in names:
+                raise BadRequest(f"member {name[:100]!r} appears twice in one object")
+            names.add(name)
 
-    json.loads(raw, object_pairs_hook=unique, parse_int=lambda _: None, parse_float=lambda _: None)
+    def carried(digits: str) -> None:
+        if len(digits) > 20 or not _LEAST_INTEGER <= int(digits) <= _MOST_INTEGER:
+            raise BadRequest(f"the integer {digits[:30]} has more than 64 bits and would not arrive as it is")
+
+    json.loads(raw, object_pairs_hook=unique, parse_int=carried, parse_float=lambda _: None)

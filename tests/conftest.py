@@ -1,9 +1,39 @@
-"""Fixtures that more than one room's tests share."""
+"""Fixtures that more than one room's tests share; the helpers behind them are in tests/fakes/."""
+
+import logging
+from collections.abc import Iterator
 
 import pytest
+
+from fakes import leftovers, ports
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """The gateway runs on asyncio (uvloop where there is one); trio is not promised."""
     return "asyncio"
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody listens on; `fakes.ports.free_port()` gives more of them."""
+    return ports.free_port()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """The session ends with no process and no thread that the tests started. Shown as an error of the last test."""
+    processes, threads = leftovers.child_processes(), leftovers.threads()
+    yield
+    left = leftovers.leftovers(processes, threads)
+    assert not left, "the tests left running: " + "; ".join(left)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A test may set up logging as a command does; the next one finds it as pytest made it."""
+    logger = logging.getLogger("mcp_gateway")
+    before = (logger.handlers[:], logger.level, logger.propagate)
+    yield
+    logger.handlers[:], logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])

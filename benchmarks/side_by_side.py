@@ -1,0 +1,315 @@
+"""What the gateway costs, beside a plain nginx proxy and no hop at all, on the same work in one run.
+
+    python benchmarks/side_by_side.py [--rounds 3] [--secs 2] [--write docs/reference/performance.md]
+
+Everything is on in the gateway: API key, policy, schema check, durable chained audit (what `mcp-gateway serve` does by
+itself). The hop under test has core 0 for itself, upstream and load share core 1; every reply is checked. Rounds
+are interleaved and medians taken. On a shared machine only ratios mean anything, and of those the CPU time a call costs
+is the steadiest: upstream and load are Python here, so calls a second of `direct` and `nginx` are what *they* can do.
+nginx and taskset are used if they are there. Loopback only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httptools
+import orjson
+import uvloop
+
+VERSION = "2026-07-28"
+META = {
+    "io.modelcontextprotocol/protocolVersion": VERSION,
+    "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+TOOL = {
+    "name": "echo",
+    "description": "Says what it was told.",
+    "inputSchema": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+}
+NGINX = """worker_processes 1; daemon off; pid {d}/nginx.pid; error_log {d}/nginx.err;
+events {{ worker_connections 1024; }}
+http {{ access_log off; client_body_temp_path {d}/b; proxy_temp_path {d}/p; fastcgi_temp_path {d}/f;
+ uwsgi_temp_path {d}/u; scgi_temp_path {d}/s; keepalive_requests 100000000;
+ upstream u {{ server 127.0.0.1:{upstream}; keepalive 128; keepalive_requests 100000000; }}
+ server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://u; proxy_http_version 1.1;
+ proxy_set_header Connection ""; }} }} }}"""
+
+
+# -- the upstream: a modern MCP server with one tool, as little as will do ---------------------------------------------
+
+
+class Upstream(asyncio.Protocol):
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.parser = httptools.HttpRequestParser(self)
+        self.body = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        body, self.body = self.body, b""
+        message = orjson.loads(body) if body else {}
+        self.transport.write(http_answer(result_of(message), message.get("id")))
+
+
+def result_of(message: Any) -> Any:
+    params = message.get("params", {})
+    if message.get("method") == "tools/call":
+        padding = "x" * int(params["arguments"].get("pad", 0))
+        return {"content": [{"type": "text", "text": params["arguments"]["text"] + padding}], "resultType": "complete"}
+    if message.get("method") == "server/discover":
+        return {"supportedVersions": [VERSION], "capabilities": {"tools": {}}, "resultType": "complete"}
+    if message.get("method") == "tools/list":
+        return {"tools": [TOOL], "resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
+    return None
+
+
+def http_answer(result: Any, request_id: Any) -> bytes:
+    if result is None:
+        return b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
+    body = orjson.dumps({"jsonrpc": "2.0", "id": request_id, "result": result})
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+
+async def serve_upstream(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", port, backlog=1024)
+    await server.serve_forever()
+
+
+# -- the load: so many connections, each asking again as soon as it was answered ---------------------------------------
+
+
+class Asker(asyncio.Protocol):
+    def __init__(self, number: int, tool: str, headers: str, pad: int, answered: list[float]) -> None:
+        self.number, self.tool, self.pad, self.answered = number, tool, pad, answered
+        self.head = (
+            f"POST /mcp HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+            f"accept: application/json, text/event-stream\r\nmcp-protocol-version: {VERSION}\r\n"
+            f"mcp-method: tools/call\r\nmcp-name: {tool}\r\n{headers}"
+        )
+        self.count, self.wrong, self.body = 0, 0, b""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.parser = httptools.HttpResponseParser(self)
+        self.ask()
+
+    def ask(self) -> None:
+        self.count += 1
+        self.text = f"{self.number}-{self.count}."
+        arguments = {"text": self.text, **({"pad": self.pad} if self.pad else {})}
+        params = {"_meta": META, "name": self.tool, "arguments": arguments}
+        body = orjson.dumps({"jsonrpc": "2.0", "id": self.count, "method": "tools/call", "params": params})
+        self.asked_at = time.perf_counter()
+        self.transport.write(f"{self.head}content-length: {len(body)}\r\n\r\n".encode() + body)
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.answered.append(time.perf_counter() - self.asked_at)
+        body, self.body = self.body, b""
+        self.wrong += not self.is_right(body)
+        self.ask()
+
+    def is_right(self, body: bytes) -> bool:
+        if self.parser.get_status_code() != 200:
+            return False
+        message = orjson.loads(body)
+        text = message.get("result", {}).get("content", [{}])[0].get("text", "")
+        return bool(message["id"] == self.count and text.startswith(self.text) and len(text) >= self.pad)
+
+
+async def load(port: int, tool: str, headers: str, connections: int, secs: float, pad: int) -> None:
+    answered: list[float] = []
+    loop = asyncio.get_running_loop()
+    askers = [Asker(number, tool, headers, pad, answered) for number in range(connections)]
+    for asker in askers:
+        await loop.create_connection(lambda asker=asker: asker, "127.0.0.1", port)
+    await asyncio.sleep(0.5)
+    answered.clear()
+    began_at = time.perf_counter()
+    await asyncio.sleep(secs)
+    took_s, found = time.perf_counter() - began_at, sorted(answered)
+    print(  # noqa: T201
+        json.dumps(
+            {
+                "calls_s": len(found) / took_s,
+                "p50_us": found[len(found) // 2] * 1e6 if found else 0,
+                "p99_us": found[len(found) * 99 // 100] * 1e6 if found else 0,
+                "calls": sum(asker.count for asker in askers),
+                "wrong": sum(asker.wrong for asker in askers),
+            }
+        )
+    )
+
+
+# -- the run -----------------------------------------------------------------------------------------------------------
+
+
+def pinned(core: int, *command: object) -> list[str]:
+    prefix = ["taskset", "-c", str(core)] if shutil.which("taskset") and (os.cpu_count() or 1) > 1 else []
+    return [*prefix, *map(str, command)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def started(command: list[str], port: int, cwd: Path) -> Iterator[int]:
+    """A program that listens; its process id."""
+    with (cwd / "output.log").open("ab") as log:
+        program = subprocess.Popen(command, stdout=log, stderr=log, cwd=cwd, start_new_session=True)
+    try:
+        wait_for(port, program)
+        yield program.pid
+    finally:
+        os.killpg(program.pid, signal.SIGTERM)
+        program.wait(20)
+
+
+def wait_for(port: int, program: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 30
+    while time.monotonic() < end and program.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), 0.5).close()
+            return
+        except OSError:
+            time.sleep(0.02)
+    raise SystemExit(f"did not come up: {program.args}")
+
+
+def cpu_s(pid: int) -> float:
+    """CPU time of a program and its children so far."""
+    own = Path(f"/proc/{pid}/task")
+    children = [int(child) for task in own.iterdir() for child in (task / "children").read_text().split()]
+    spent = sum(int((task / "schedstat").read_text().split()[0]) for task in own.iterdir()) / 1e9
+    return spent + sum(map(cpu_s, children))
+
+
+@contextmanager
+def gateway(folder: Path, upstream: int, port: int) -> Iterator[tuple[int, str]]:
+    """A gateway as anybody would set it up; its process id and an API key."""
+    (folder / "policies").mkdir(parents=True)
+    (folder / "servers.toml").write_text(
+        f'[servers.fast]\nurl = "http://127.0.0.1:{upstream}/mcp"\ntransport = "http"\n'
+    )
+    (folder / "policies" / "bench.toml").write_text(
+        '[agents.bench]\ntasks = ["bench"]\ndefault_task = "bench"\n\n[tasks.bench]\nallow = ["fast/*"]\n'
+    )
+    program = [sys.executable, "-m", "mcp_gateway"]
+    made = subprocess.run([*program, "key", "create", "bench", "--json"], cwd=folder, capture_output=True, check=True)
+    key = next(word for word in made.stdout.decode().replace('"', " ").split() if word.startswith("mgw_"))
+    with started(pinned(0, *program, "serve", "--listen", f"127.0.0.1:{port}"), port, folder) as pid:
+        yield pid, key
+
+
+def measured(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Medians by `hop connections`."""
+    upstream, me = free_port(), [sys.executable, __file__]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-bench-")))
+        stack.enter_context(started(pinned(1, *me, "upstream", upstream), upstream, folder))
+        hops: dict[str, tuple[int, str, str, int]] = {"direct": (upstream, "echo", "", 0)}
+        if shutil.which("nginx"):
+            port = free_port()
+            (folder / "nginx.conf").write_text(NGINX.format(d=folder, upstream=upstream, port=port))
+            pid = stack.enter_context(started(pinned(0, "nginx", "-c", folder / "nginx.conf"), port, folder))
+            hops["nginx"] = (port, "echo", "", pid)
+        port = free_port()
+        pid, key = stack.enter_context(gateway(folder / "gateway", upstream, port))
+        hops["gateway"] = (port, "fast__echo", f"authorization: Bearer {key}\r\n", pid)
+        runs: dict[str, list[dict[str, float]]] = {}
+        for _ in range(options.rounds):
+            for hop, (port, tool, headers, pid) in hops.items():
+                for connections in map(int, options.connections.split(",")):
+                    found = one_run(port, tool, headers, pid, connections, options)
+                    runs.setdefault(f"{hop} {connections}", []).append(found)
+    return {name: {k: statistics.median(run[k] for run in found) for k in found[0]} for name, found in runs.items()}
+
+
+def one_run(
+    port: int, tool: str, headers: str, pid: int, connections: int, options: argparse.Namespace
+) -> dict[str, float]:
+    before = cpu_s(pid) if pid else 0.0
+    told = [port, tool, headers, connections, options.secs, options.pad]
+    command = pinned(1, sys.executable, __file__, "load", json.dumps(told))
+    found = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=options.secs + 60).stdout)
+    found["cpu_us"] = ((cpu_s(pid) if pid else 0.0) - before) / max(found["calls"], 1) * 1e6
+    return dict(found)
+
+
+def report(medians: dict[str, dict[str, float]], options: argparse.Namespace) -> str:
+    lines = [
+        "| hop, connections | calls/s | p50 us | p99 us | CPU us a call | CPU of nginx | added p50 us | wrong |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, run in medians.items():
+        connections = name.split()[1]
+        nginx, direct = medians.get(f"nginx {connections}"), medians[f"direct {connections}"]
+        ratio = f"{run['cpu_us'] / nginx['cpu_us']:.1f}" if nginx and nginx["cpu_us"] and run["cpu_us"] else "-"
+        lines.append(
+            f"| {name} | {run['calls_s']:.0f} | {run['p50_us']:.0f} | {run['p99_us']:.0f} | {run['cpu_us']:.0f} "
+            f"| {ratio} | {run['p50_us'] - direct['p50_us']:.0f} | {run['wrong']:.0f} |"
+        )
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("mcp-gateway", "uvloop", "httptools", "orjson"))
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release().split('-')[0]}"
+    made = f"{datetime.now(UTC):%Y-%m-%d}, {machine}, Python {platform.python_version()}, {libraries}"
+    return "\n".join([*lines, "", f"Made by `python benchmarks/side_by_side.py` on {made}; {options.rounds} rounds."])
+
+
+def main() -> None:
+    """Run it, print the table, and put it into a document if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--secs", type=float, default=2.0)
+    parser.add_argument("--connections", default="1,16,64")
+    parser.add_argument("--pad", type=int, default=0, help="characters in each result beyond the echoed text")
+    parser.add_argument("--write", type=Path, help="a document with a `<!-- figures -->` pair to put the table between")
+    options = parser.parse_args()
+    medians = measured(options)
+    table = report(medians, options)
+    print(table)  # noqa: T201
+    if options.write:
+        before, _, after = options.write.read_text().split("<!-- figures -->")
+        options.write.write_text(f"{before}<!-- figures -->\n{table}\n<!-- figures -->{after}")
+    sys.exit(any(run["wrong"] for run in medians.values()))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["upstream"]:
+        uvloop.run(serve_upstream(int(sys.argv[2])))
+    elif sys.argv[1:2] == ["load"]:
+        uvloop.run(load(*json.loads(sys.argv[2])))
+    else:
+        main()

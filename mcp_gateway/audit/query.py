@@ -1,0 +1,222 @@
+"""The read side: what happened, as plain dicts; never writes, but for the search index it keeps up to date.
+
+Text in the rows stands as it came: whoever shows it on a terminal passes it through `escaped` first.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from sqlite_utils import Database
+
+from mcp_gateway.domain import Json
+from mcp_gateway.errors import StoreUnavailable
+from mcp_gateway.storage.sqlite import Connection, reading
+
+INDEX_PAGE: Final = 2000
+"""Rows indexed in one transaction: a search may have much to catch up with, and the gateway waits for the lock."""
+
+_FTS_COLUMNS: Final = "agent, task, upstream, name, reason, args, error, result_preview"
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which calls to show. Empty means any."""
+
+    agent: str = ""
+    task: str = ""
+    tool: str = ""
+    """`upstream/name` or `name`; `*`, `?` and `[...]` as in file names."""
+    decision: str = ""
+    outcome: str = ""
+    since: datetime | None = None
+    """Must know its time zone."""
+    search: str = ""
+    """Words that all stand somewhere in the call: names, arguments, errors, results."""
+    limit: int = 50
+
+
+class AuditReader(AbstractContextManager["AuditReader"]):
+    """A connection that reads one audit database. Raises `StoreUnavailable` where it cannot."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reading = reading(path)
+        self._db = Database(self._reading.__enter__())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reading.__exit__(kind, error, trace)
+
+    def calls(self, filters: Filters = Filters()) -> list[Json]:
+        """The newest calls that match, oldest first: decision and outcome in one dict each, as the view `calls`."""
+        if filters.search:
+            self.update_search_index()
+        where, values = _conditions(filters)
+        sql = f"SELECT * FROM calls WHERE {where} ORDER BY seq DESC LIMIT ?"  # noqa: S608 - values are bound
+        return list(self._db.query(sql, [*values, filters.limit]))[::-1]
+
+    def follow(
+        self,
+        filters: Filters = Filters(),
+        *,
+        after: int | None = None,
+        poll_s: float = 0.2,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> Iterator[Json]:
+        """Rows of `entries` as they are written from now on, decided and finished each; never ends by itself.
+
+        `after`: from behind this row on instead, so that nothing falls between a look and the following of it.
+        `search` and `limit` have no meaning here; a filter on the outcome shows finished rows only. Stop it by closing
+        the generator, or by raising in `wait`.
+        """
+        last_seq, seen = self.last_seq() if after is None else after, -1
+        where, values = _row_conditions(filters)
+        sql = f"SELECT * FROM entries WHERE seq > ? AND {where} ORDER BY seq LIMIT 1000"  # noqa: S608 - values are bound
+        while True:
+            version = self._db.execute("PRAGMA data_version").fetchone()[0]
+            if version == seen:
+                wait(poll_s)
+                continue
+            end = self.last_seq()
+            rows = list(self._db.query(sql, [last_seq, *values]))
+            yield from rows
+            # A full page may not be all there is: look again before waiting.
+            last_seq, seen = (rows[-1]["seq"], seen) if len(rows) == 1000 else (max(end, last_seq), version)
+
+    def entry(self, which: int | str) -> Json | None:
+        """One call with its `decided` and `finished` row, the `policy` and the `target` version it refers to.
+
+        `which`: the seq of either of its rows, or its request id. An event has only `finished`.
+        """
+        row = self._row("SELECT * FROM entries WHERE seq = ?", which) if isinstance(which, int) else None
+        if isinstance(which, str):
+            row = self._row("SELECT * FROM entries WHERE request_id = ? AND phase = 'decided'", which)
+        if row is not None and row["decided_seq"] is not None:
+            row = self._row("SELECT * FROM entries WHERE seq = ?", row["decided_seq"])
+        if row is None:
+            return None
+        if row["phase"] != "decided":
+            return {"decided": None, "finished": row, "policy": None, "target": None}
+        return {
+            "decided": row,
+            "finished": self._row("SELECT * FROM entries WHERE decided_seq = ?", row["seq"]),
+            "policy": self._row("SELECT * FROM policy_versions WHERE hash = ?", row["policy_hash"]),
+            "target": self._row("SELECT * FROM target_versions WHERE hash = ?", row["target_hash"]),
+        }
+
+    def events(self, kind: str = "", limit: int = 50) -> list[Json]:
+        """The newest rows that are not calls (policy, config, key, refused, audit, ...), oldest first."""
+        found = self._db.query(
+            "SELECT * FROM entries WHERE phase = 'finished' AND request_id IS NULL AND (? = '' OR kind = ?)"
+            " ORDER BY seq DESC LIMIT ?",
+            (kind, kind, limit),
+        )
+        return list(found)[::-1]
+
+    def view(self, name: str, limit: int = 1000) -> list[Json]:
+        """The rows of one of the database's views. Raises `LookupError` for any other name."""
+        if name not in self._db.view_names():
+            raise LookupError(f"no view {name!r}; there are: {', '.join(sorted(self._db.view_names()))}")
+        return list(self._db.query(f'SELECT * FROM "{name}" LIMIT ?', (limit,)))  # noqa: S608 - one of our own names
+
+    def last_seq(self) -> int:
+        """The number of the newest row; 0 where there is none."""
+        return int(self._db.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()[0])
+
+    def update_search_index(self) -> None:
+        """Index the words of rows written since the last search. Raises `StoreUnavailable` where that cannot be."""
+        try:
+            with closing(sqlite3.connect(self._path, isolation_level=None, timeout=5)) as db:
+                while _index_page(db):
+                    time.sleep(0.005)  # let the gateway have the lock
+        except sqlite3.Error as e:
+            raise StoreUnavailable(f"{self._path}: the search index cannot be updated: {e}") from e
+
+    def _row(self, sql: str, value: Any) -> Json | None:
+        return next(iter(self._db.query(sql, (value,))), None)
+
+
+def escaped(text: str) -> str:
+    r"""`text` safe to show on a terminal: control, escape, bidi and other invisible characters become visible.
+
+    >>> escaped("a\x1b[31mb\n\u202ec")
+    'a\\x1b[31mb\\n\\u202ec'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c == " " or _is_visible(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_visible(character: str) -> bool:
+    # Variation selectors print nothing and can carry text (U+FE00.., U+E0100..); other marks belong to their scripts.
+    return character.isprintable() and not unicodedata.name(character, "").startswith("VARIATION SELECTOR")
+
+
+def _conditions(filters: Filters) -> tuple[str, list[Any]]:
+    """For the view `calls`."""
+    where, values = _row_conditions(filters)
+    if filters.since is not None:
+        # Bounds the walk back through the rows: `at` alone would lead it through all of them.
+        where += " AND seq >= (SELECT min(seq) FROM entries WHERE phase = 'decided' AND at >= ?)"
+        values.append(_text(filters.since))
+    if match := _match(filters.search):
+        where += (
+            " AND (seq IN (SELECT rowid FROM entries_fts WHERE entries_fts MATCH ?)"
+            " OR finished_seq IN (SELECT rowid FROM entries_fts WHERE entries_fts MATCH ?))"
+        )
+        values += [match] * 2
+    return where, values
+
+
+def _row_conditions(filters: Filters) -> tuple[str, list[Any]]:
+    """Conditions on columns that `entries` and `calls` share."""
+    where, values = ["1"], []
+    for column in ("agent", "task", "decision", "outcome"):
+        if value := getattr(filters, column):
+            where.append(f"{column} = ?")
+            values.append(value)
+    if filters.tool:
+        where.append("(upstream || '/' || name GLOB ? OR name GLOB ?)")
+        values += [filters.tool] * 2
+    if filters.since is not None:
+        where.append("at >= ?")
+        values.append(_text(filters.since))
+    return " AND ".join(where), values
+
+
+def _text(moment: datetime) -> str:
+    """A time as the column `at` has it."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def _match(search: str) -> str:
+    """Words as FTS5 strings: nobody's search is taken for FTS5's own syntax."""
+    return " ".join('"' + word.replace('"', '""') + '"' for word in search.replace("\0", " ").split())
+
+
+def _index_page(db: Connection) -> bool:
+    """Index the next rows; whether there may be more."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        done = db.execute("SELECT coalesce(max(id), 0) FROM entries_fts_docsize").fetchone()[0]
+        count = db.execute(
+            f"INSERT INTO entries_fts (rowid, {_FTS_COLUMNS})"  # noqa: S608 - column names of ours
+            f" SELECT seq, {_FTS_COLUMNS} FROM entries WHERE seq > ? ORDER BY seq LIMIT ?",
+            (done, INDEX_PAGE),
+        ).rowcount
+        db.execute("COMMIT")
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+    return count == INDEX_PAGE

@@ -1,0 +1,1 @@
+"""What exists: every target of every upstream, under the names agents see."""

@@ -1,0 +1,110 @@
+"""What commands print: results on stdout, complaints on stderr, JSON where machines read.
+
+Text is printed as it stands: no markup is looked for in it. What somebody else wrote (names, arguments, an upstream's
+last words) goes through `escaped`, so that it can neither colour nor move anything on a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from mcp_gateway.audit.query import escaped
+from mcp_gateway.errors import ConfigInvalid, GatewayError, PolicyInvalid, StoreUnavailable
+
+PIPED_WIDTH: Final = 240
+"""Columns where there is no terminal and COLUMNS does not say: what reads a pipe breaks lines itself, or not."""
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """`soft_wrap`: a terminal breaks lines by itself, and a line that is copied from it has no breaks of ours."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or os.environ.get("COLUMNS", "").isdigit() else PIPED_WIDTH
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True, width=width)
+
+
+out: Final = _console()
+err: Final = _console(stderr=True)
+
+ConfigPath = Annotated[
+    str,
+    typer.Option("--config", "-c", envvar="MCP_GATEWAY_CONFIG", help="Path of servers.toml.", show_default=True),
+]
+DEFAULT_CONFIG: Final = "servers.toml"
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="How much is logged.")]
+
+EXIT_NO: Final = 1
+EXIT_UNUSABLE: Final = 2
+EXIT_STORE: Final = 3
+
+
+class Commands(TyperGroup):
+    """The commands, with our errors reported instead of traced; a bug keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; an error of ours ends it with the exit code that belongs to it."""
+        code = 0
+        try:
+            return super().invoke(ctx)
+        except* GatewayError as errors:
+            code = max(report(error) for error in _leaves(errors))
+        raise typer.Exit(code)
+
+
+def report(error: GatewayError) -> int:
+    """Print an error with its code, cause and fix; returns the exit code that belongs to it."""
+    if isinstance(error, (ConfigInvalid, PolicyInvalid)):
+        for complaint in error.complaints:
+            where = f"{complaint.file}:{complaint.line}" if complaint.line else complaint.file
+            _print_error(complaint.code, f"{where}: {complaint.message}", complaint.fix)
+        return EXIT_UNUSABLE
+    _print_error(error.code, str(error), "")
+    return EXIT_STORE if isinstance(error, StoreUnavailable) else EXIT_UNUSABLE
+
+
+def shown(path: Path | str) -> str:
+    """A path as it is shortest to read from here."""
+    path, here = Path(path), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) and path != here else str(path)
+
+
+def warn(text: str, fix: str = "") -> None:
+    """Print a warning on stderr."""
+    err.print(Text("warning ", style="yellow").append(escaped(text), style="default"))
+    _print_fix(fix)
+
+
+def print_json(value: Mapping[str, Any] | list[Any]) -> None:
+    """Print one JSON document as one line, in ASCII: safe on a terminal whatever stands in it."""
+    sys.stdout.write(json.dumps(value, default=str, separators=(",", ":")) + "\n")
+    sys.stdout.flush()
+
+
+def _print_error(code: str, message: str, fix: str) -> None:
+    err.print(Text(code, style="bold red").append(f" {escaped(message)}", style="default"))
+    _print_fix(fix)
+
+
+def _print_fix(fix: str) -> None:
+    if fix:
+        err.print(Text("  fix: ", style="green").append(escaped(fix), style="default"))
+
+
+def _leaves(group: BaseExceptionGroup[GatewayError]) -> Iterator[GatewayError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -1,0 +1,262 @@
+"""servers.toml as an operator wrote it: which upstream servers there are and how each is reached.
+
+`load` reports every complaint of the whole file at once, each with file:line, what is wrong, the fix and a stable
+code. Secrets are resolved here (`config/secrets`) and never shown again: no repr, no complaint contains one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from mcp_gateway.config.local import read_local, warn_of_missing
+from mcp_gateway.config.remote import read_remote
+from mcp_gateway.config.secrets import Secrets
+from mcp_gateway.config.settings import DAY_S, Settings, read_settings
+from mcp_gateway.config.table import ConfigCode, Findings, Table
+from mcp_gateway.config.toml_lines import parse
+from mcp_gateway.domain import NOTHING
+from mcp_gateway.errors import Complaint, ConfigInvalid
+
+TransportName = Literal["auto", "http", "sse", "stdio"]
+DEFAULT_TIMEOUT_S: Final = 60.0
+
+_SERVER_NAME: Final = re.compile(r"(?!.*__)[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9-])?")
+# Two underscores separate prefix and tool in a public name; one at the end would make `a_` + `b` look like `a` + `_b`.
+_SERVER_NAME_RULE: Final = "lower-case letters, digits, - and single _, at most 32, _ neither first nor last"
+_DECLARED_TWICE: Final = re.compile(r"Cannot declare \('servers', (?P<quote>['\"])(?P<name>[^'\"]+)(?P=quote)\) twice")
+_COMMAND_ONLY: Final = ("env", "cwd")
+_URL_ONLY: Final = ("headers", "auth")
+_UNRESOLVED: Final = (ConfigCode.ENV_UNSET, ConfigCode.SECRET_FILE)
+_LATER_KEYS: Final = {"rest": "plain HTTP APIs", "openapi": "plain HTTP APIs"}
+_LATER_TABLES: Final = {"models": "model providers"}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """One `[servers.NAME]` table: either a `command` to start or a `url` to connect to."""
+
+    name: str
+    command: tuple[str, ...] | None = None
+    """Program and arguments; never a shell line."""
+    url: str | None = None
+    transport: TransportName = "auto"
+    """Of a `url` server: "auto" (probe), "http" or "sse"; of a `command` server always "stdio"."""
+    env: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    cwd: Path | None = None
+    """Where a command runs; the folder of servers.toml unless it says otherwise. None for a `url` server."""
+    headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    """What goes with each HTTP request, credentials of `auth` included."""
+    prefix: str | None = None
+    """What its public names begin with. None: the server's name. Empty: no prefix."""
+    include: tuple[str, ...] = ()
+    """Globs over the upstream's own tool names; empty: all."""
+    exclude: tuple[str, ...] = ()
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    enabled: bool = True
+    tags: frozenset[str] = frozenset()
+    tool_tags: Mapping[str, frozenset[str]] = field(default_factory=lambda: NOTHING)
+    """More tags, by the upstream's own tool name."""
+    at: str = ""
+    """`file:line` of the table."""
+    shown: str = ""
+    """The command or URL as written, `${...}` not resolved: the form for logs, status and error texts."""
+
+    def __repr__(self) -> str:
+        return f"ServerConfig({self.name!r}, {self.shown!r}, at={self.at!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Everything one servers.toml says, checked."""
+
+    path: Path
+    settings: Settings
+    servers: tuple[ServerConfig, ...]
+    """In the order of the file, disabled ones included."""
+    version: str
+    """A hash of the text of servers.toml; secrets are no part of it."""
+    warnings: tuple[Complaint, ...] = ()
+
+
+def load(path: Path, environ: Mapping[str, str], listen: tuple[str, int] | None = None) -> Configuration:
+    """Read and check servers.toml; relative paths in it count from its folder.
+
+    `environ` is what `${NAME}` refers to, and where commands' PATH comes from; `listen`, where given, stands for what
+    `[gateway]` says. Raises `ConfigInvalid` with every complaint, in the order of the file.
+    """
+    text, everyone_can_write = _read(path)
+    document, findings = _parse(text, str(path))
+    secrets = Secrets(environ, path.absolute().parent)
+    top = Table(document, (), findings)
+    settings = read_settings(top.table("gateway") or Table({}, ("gateway",), findings), secrets, listen)
+    tables = list((top.table("servers") or Table({}, ("servers",), findings)).tables())
+    servers = tuple(_read_server(name, table, secrets) for name, table in tables)
+    _check_names(servers, findings)
+    _check_prefixes(servers, findings)
+    _warn_of_the_whole(servers, everyone_can_write, findings)
+    for key, what in _LATER_TABLES.items():
+        _refuse_later(top, key, what)
+    top.finish()
+    if findings.errors:
+        raise ConfigInvalid(_in_order(findings.errors))
+    version = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return Configuration(path, settings, servers, version, _in_order(findings.warnings))
+
+
+def _read(path: Path) -> tuple[str, bool]:
+    """The text, and whether every user of the machine could have written it."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return file.read(), bool(os.fstat(file.fileno()).st_mode & stat.S_IWOTH)
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror or "" if isinstance(e, OSError) else "not UTF-8 text"
+        fix = "name the file with --config, or create it" if isinstance(e, FileNotFoundError) else ""
+        raise ConfigInvalid([Complaint(str(path), 1, f"cannot be read: {reason}", fix, ConfigCode.UNREADABLE)]) from e
+
+
+def _parse(text: str, file: str) -> tuple[dict[str, Any], Findings]:
+    try:
+        document, lines = parse(text, file)
+    except ConfigInvalid as e:
+        raise ConfigInvalid([_in_our_words(complaint) for complaint in e.complaints]) from e
+    return document, Findings(lines)
+
+
+def _in_our_words(complaint: Complaint) -> Complaint:
+    """TOML refuses a second table of one name by itself; say what that means here."""
+    match = _DECLARED_TWICE.search(complaint.message)
+    if match is None:
+        return complaint
+    message = f"there is already a server named {match['name']!r}"
+    return replace(complaint, message=message, fix="give one of the two another name", code=ConfigCode.DUPLICATE_SERVER)
+
+
+def _in_order(complaints: Iterable[Complaint]) -> tuple[Complaint, ...]:
+    """By line; a key that is read twice complains once."""
+    return tuple(sorted(set(complaints), key=lambda complaint: (complaint.line, complaint.message)))
+
+
+def _refuse_later(table: Table, key: str, what: str) -> None:
+    if table.raw(key) is not None:
+        table.refuse(key, f"{key!r} ({what}) is not supported yet", "leave it out for now", ConfigCode.UNSUPPORTED)
+
+
+def _read_server(name: str, table: Table, secrets: Secrets) -> ServerConfig:
+    server = ServerConfig(
+        name=name,
+        prefix=_prefix(table),
+        include=table.texts("include"),
+        exclude=table.texts("exclude"),
+        timeout_s=table.number("timeout_s", DEFAULT_TIMEOUT_S, DAY_S),
+        enabled=table.flag("enabled", True),
+        tags=frozenset(table.texts("tags")),
+        tool_tags=_tool_tags(table),
+        at=table.findings.lines.at(table.path),
+    )
+    for key, what in _LATER_KEYS.items():
+        _refuse_later(table, key, what)
+    errors = table.findings.errors
+    known = len(errors)
+    server = _with_reach(server, table, secrets)
+    if not server.enabled:
+        # People disable a server because its secret is missing.
+        errors[known:] = [error for error in errors[known:] if error.code not in _UNRESOLVED]
+    table.finish()
+    return server
+
+
+def _with_reach(server: ServerConfig, table: Table, secrets: Secrets) -> ServerConfig:
+    """The server with its `command` or `url`; exactly one of them must be there."""
+    has_command, has_url = "command" in table, "url" in table
+    if has_command != has_url:
+        _refuse_keys_of_the_other_kind(table, has_url)
+        return _with_url(server, table, secrets) if has_url else _with_command(server, table, secrets)
+    for key in ("command", "url", "transport", *_COMMAND_ONLY, *_URL_ONLY):
+        table.raw(key)
+    if not any(key in table for key in _LATER_KEYS):
+        count = "both 'command' and 'url'" if has_url else "neither 'command' nor 'url'"
+        fix = "keep one: 'command' is started here, 'url' is connected to"
+        message = f"server {server.name!r} has {count}"
+        table.findings.refuse(table.path, message, fix, ConfigCode.COMMAND_OR_URL)
+    return server
+
+
+def _refuse_keys_of_the_other_kind(table: Table, has_url: bool) -> None:
+    others, ours = (_COMMAND_ONLY, "url") if has_url else (_URL_ONLY, "command")
+    for key in others:
+        if table.raw(key) is not None:
+            table.refuse(key, f"{key!r} means nothing beside {ours!r}", "leave it out", ConfigCode.UNKNOWN_KEY)
+
+
+def _with_command(server: ServerConfig, table: Table, secrets: Secrets) -> ServerConfig:
+    table.choice("transport", ("auto", "stdio"), "auto")
+    local = read_local(table, secrets)
+    if server.enabled:
+        warn_of_missing(table, local, secrets.environ)
+    return replace(server, transport="stdio", command=local.command, env=local.env, cwd=local.cwd, shown=local.shown)
+
+
+def _with_url(server: ServerConfig, table: Table, secrets: Secrets) -> ServerConfig:
+    words: tuple[TransportName, ...] = ("auto", "http", "sse")
+    transport = table.choice("transport", words, "auto")
+    remote = read_remote(table, secrets)
+    return replace(server, transport=transport, url=remote.url, headers=remote.headers, shown=remote.shown)
+
+
+def _prefix(table: Table) -> str | None:
+    prefix = table.text("prefix")
+    if prefix and not _SERVER_NAME.fullmatch(prefix):
+        table.refuse("prefix", "'prefix' is not one that names can begin with", _SERVER_NAME_RULE)
+    return prefix
+
+
+def _tool_tags(table: Table) -> Mapping[str, frozenset[str]]:
+    tags: dict[str, frozenset[str]] = {}
+    tools = table.table("tools")
+    for name, tool in tools.tables() if tools else ():
+        tags[name] = frozenset(tool.texts("tags"))
+        tool.finish()
+    return MappingProxyType(tags)
+
+
+def _check_names(servers: Sequence[ServerConfig], findings: Findings) -> None:
+    seen: dict[str, str] = {}
+    for server in servers:
+        path = ("servers", server.name)
+        first = seen.setdefault(server.name.casefold(), server.name)
+        if first != server.name:
+            message = f"the names {server.name!r} and {first!r} differ only by case"
+            findings.refuse(path, message, "give one of the two another name", ConfigCode.DUPLICATE_SERVER)
+        elif not _SERVER_NAME.fullmatch(server.name):
+            findings.refuse(path, f"{server.name!r} is no server name", _SERVER_NAME_RULE, ConfigCode.SERVER_NAME)
+
+
+def _check_prefixes(servers: Sequence[ServerConfig], findings: Findings) -> None:
+    """No two enabled servers share a prefix; having none is shared by all that ask for it."""
+    seen: dict[str, ServerConfig] = {}
+    for server in servers:
+        prefix = server.name if server.prefix is None else server.prefix
+        if not (server.enabled and prefix):
+            continue
+        first = seen.setdefault(prefix, server)
+        if first is not server:
+            message = f"the prefix {prefix!r} already belongs to server {first.name!r}"
+            path = ("servers", server.name, "prefix")
+            findings.refuse(path, message, "choose another prefix", ConfigCode.DUPLICATE_PREFIX)
+
+
+def _warn_of_the_whole(servers: Sequence[ServerConfig], everyone_can_write: bool, findings: Findings) -> None:
+    if not any(server.enabled for server in servers):
+        fix = 'add [servers.NAME] with command = ["PROGRAM"] or url = "https://..."'
+        findings.warn((), "no server is enabled: agents will see nothing", fix, ConfigCode.NO_SERVERS)
+    if everyone_can_write:
+        message = "every user of this machine can edit this file, and so run commands as the gateway"
+        findings.warn((), message, f"chmod o-w {findings.lines.file}", ConfigCode.WRITABLE)

@@ -1,0 +1,169 @@
+"""The `[gateway]` table of servers.toml: where we listen, what we keep, how much we accept.
+
+Every setting has a default that is safe on a developer's machine. Paths are absolute once read; as written they are
+relative to the folder of servers.toml.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+from mcp_gateway.config.secrets import Secrets
+from mcp_gateway.config.table import ConfigCode, Table
+
+MIB: Final = 1024 * 1024
+DAY_S: Final = 86_400.0
+MAX_PORT: Final = 65_535
+
+AGENT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+AGENT_NAME_RULE: Final = "letters, digits, dots, dashes and underscores, at most 64, a letter or digit first"
+
+_LISTEN: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(?P<port>[0-9]{1,5})")
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+_ORIGIN: Final = re.compile(rf"[a-z][a-z0-9+.-]*://{_HOST.pattern}")
+
+Durability = Literal["process", "power"]
+Record = Literal["full", "preview", "digest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `[gateway]` says, defaults filled in."""
+
+    audit: Path
+    policies: Path
+    state: Path
+    """Folder for what the gateway itself keeps (keys, hashes); mode 0700, created when first needed."""
+    host: str = "127.0.0.1"
+    port: int = 8765
+    durability: Durability = "process"
+    """What an audit entry survives: the death of the process, or the loss of power."""
+    record: Record = "preview"
+    """How much of arguments and results the audit keeps; digests always."""
+    anonymous: str | None = None
+    """The agent that requests without any credential act as. None: they are refused."""
+    allowed_hosts: tuple[str, ...] = ()
+    """`Host` values accepted besides loopback's own names; needed when listening anywhere else."""
+    allowed_origins: tuple[str, ...] = ()
+    """`Origin` values accepted from browsers; none by default."""
+    max_body_bytes: int = 4 * MIB
+    max_header_bytes: int = 64 * 1024
+    max_result_bytes: int = 16 * MIB
+    """The largest answer taken from an upstream."""
+    call_timeout_s: float = 300.0
+    """The longest one call may take, whatever its server's `timeout_s` and however much progress it reports."""
+
+    @property
+    def listen(self) -> str:
+        """`host:port` as a URL writes it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only ever mean this machine.
+
+    >>> is_loopback("127.0.0.2"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def address(text: str) -> tuple[str, int] | None:
+    """Host and port of `host:port`; None where it is not that.
+
+    >>> address("[::1]:8765"), address("8765")
+    (('::1', 8765), None)
+    """
+    match = _LISTEN.fullmatch(text)
+    return (match["host"].strip("[]"), int(match["port"])) if match and int(match["port"]) <= MAX_PORT else None
+
+
+def read_settings(table: Table, secrets: Secrets, listen: tuple[str, int] | None = None) -> Settings:
+    """`[gateway]` with its defaults; complaints go to the table's findings. `listen` stands for what it says there."""
+    base = secrets.base
+    defaults = Settings(audit=base / "audit.db", policies=base / "policies", state=base / ".mcp-gateway")
+    written = _listen(table, defaults, secrets)
+    host, port = listen or written
+    settings = Settings(
+        audit=_path(table, "audit", defaults.audit, secrets),
+        policies=_path(table, "policies", defaults.policies, secrets),
+        state=_path(table, "state", defaults.state, secrets),
+        host=host,
+        port=port,
+        durability=table.choice("durability", get_args(Durability), defaults.durability),
+        record=table.choice("record", get_args(Record), defaults.record),
+        anonymous=_anonymous(table),
+        allowed_hosts=_allowed(table, "allowed_hosts", _HOST, "gateway.example or gateway.example:8765"),
+        allowed_origins=_allowed(table, "allowed_origins", _ORIGIN, "https://app.example, without a path"),
+        max_body_bytes=table.count("max_body_bytes", defaults.max_body_bytes, 1024, 1024 * MIB),
+        max_header_bytes=table.count("max_header_bytes", defaults.max_header_bytes, 4096, MIB),
+        max_result_bytes=table.count("max_result_bytes", defaults.max_result_bytes, 1024, 1024 * MIB),
+        call_timeout_s=table.number("call_timeout_s", defaults.call_timeout_s, DAY_S),
+    )
+    table.finish()
+    _check_reach(table, settings)
+    return settings
+
+
+def _path(table: Table, key: str, default: Path, secrets: Secrets) -> Path:
+    written = table.resolved(key, secrets.expand)
+    if written is None:
+        return default
+    if not written or "\0" in written:
+        table.refuse(key, f"{key!r} is not a path", "write a path, relative to the folder of this file")
+        return default
+    return secrets.base / written
+
+
+def _listen(table: Table, defaults: Settings, secrets: Secrets) -> tuple[str, int]:
+    written = table.resolved("listen", secrets.expand)
+    if written is None:
+        return defaults.host, defaults.port
+    found = address(written)
+    if found is None:
+        fix = 'write host:port, such as "127.0.0.1:8765" or "[::1]:8765"'
+        table.refuse("listen", "'listen' is not an address and a port", fix, ConfigCode.LISTEN)
+        return defaults.host, defaults.port
+    return found
+
+
+def _anonymous(table: Table) -> str | None:
+    agent = table.text("anonymous")
+    if agent is None or AGENT_NAME.fullmatch(agent):
+        return agent
+    table.refuse("anonymous", "'anonymous' is not the name of an agent", AGENT_NAME_RULE)
+    return None
+
+
+def _allowed(table: Table, key: str, form: re.Pattern[str], example: str) -> tuple[str, ...]:
+    written = table.texts(key)
+    if not all(form.fullmatch(item) for item in written):
+        table.refuse(key, f"{key!r} holds something else than exact names", f"each like {example}; no wildcards")
+    return written
+
+
+def _check_reach(table: Table, settings: Settings) -> None:
+    """Whoever listens beyond this machine says under which names, or DNS rebinding could not be told from them."""
+    if settings.is_loopback:
+        return
+    if not settings.allowed_hosts:
+        fix = 'add allowed_hosts = ["the name agents use"], or listen on 127.0.0.1'
+        table.refuse("listen", "listening beyond this machine needs 'allowed_hosts'", fix, ConfigCode.LISTEN)
+    if settings.anonymous is not None:
+        fix = "give agents keys: mcp-gateway key create AGENT"
+        message = "anyone who can reach the gateway may act as the 'anonymous' agent"
+        table.warn("anonymous", message, fix, ConfigCode.ANONYMOUS_BEYOND_LOOPBACK)

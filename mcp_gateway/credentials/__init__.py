@@ -1,0 +1,1 @@
+"""Secrets for upstreams: found, kept and refreshed here, never shown."""

@@ -1,0 +1,94 @@
+"""The header lines of one request, looked through once for whoever asks.
+
+An agent sends the same lines with every call but for their `Content-Length`, so what follows from the others alone is
+worked out once for all requests that have them. What says who is calling is never kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from starlette.types import Scope
+
+Verdict = TypeVar("Verdict")
+
+MAX_KEPT: Final = 2_000
+MAX_KEPT_BYTES: Final = 2_048
+"""Of one set of lines. Together a few megabytes, whatever anybody sends."""
+
+_HEAD: Final = "mcp_gateway.head"
+
+
+class Lines:
+    """Header lines without `Authorization` and `Content-Length`: names in lower case, in the order they came."""
+
+    __slots__ = ("_raw", "_verdicts", "fields", "size", "text")
+
+    def __init__(self, lines: tuple[tuple[bytes, bytes], ...]) -> None:
+        self._raw = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in lines)
+        # RFC 9110 section 5.5: white space around a field's value is no part of it.
+        self.text = tuple((name, value.strip(" \t")) for name, value in self._raw)
+        self.fields = dict(self.text)
+        """The last value of each name."""
+        self.size = sum(len(name) + len(value) for name, value in lines)
+        self._verdicts: dict[Any, Any] = {}
+
+    def values(self, name: str) -> list[str]:
+        """Every value of one name, as it came."""
+        return [value for key, value in self._raw if key == name]
+
+    def judged(self, judge: Callable[[Lines], Verdict]) -> Verdict:
+        """What a function says of these lines alone, asked once."""
+        if judge not in self._verdicts:
+            self._verdicts[judge] = judge(self)
+        verdict: Verdict = self._verdicts[judge]
+        return verdict
+
+
+class Head:
+    """All header lines of one request."""
+
+    __slots__ = ("authorization", "count", "lengths", "lines", "size")
+
+    def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self.authorization: list[str] = []
+        self.lengths: list[str] = []
+        others = []
+        own_size = 0
+        for line in headers:
+            name = line[0]
+            if name == b"authorization":
+                self.authorization.append(line[1].decode("latin-1"))
+                own_size += len(name) + len(line[1])
+            elif name == b"content-length":
+                self.lengths.append(line[1].decode("latin-1"))
+                own_size += len(name) + len(line[1])
+            else:
+                others.append(line)
+        self.count = len(headers)
+        self.lines = _lines(tuple(others))
+        self.size = self.lines.size + own_size
+
+
+def head_of(scope: Scope) -> Head:
+    """The header lines of an ASGI request."""
+    head = scope.get(_HEAD)
+    if head is None:
+        head = scope[_HEAD] = Head(scope["headers"])
+    found: Head = head
+    return found
+
+
+_kept: Final[dict[tuple[tuple[bytes, bytes], ...], Lines]] = {}
+
+
+def _lines(key: tuple[tuple[bytes, bytes], ...]) -> Lines:
+    lines = _kept.get(key)
+    if lines is None:
+        lines = Lines(key)
+        if lines.size <= MAX_KEPT_BYTES:
+            if len(_kept) >= MAX_KEPT:
+                del _kept[next(iter(_kept))]
+            _kept[key] = lines
+    return lines

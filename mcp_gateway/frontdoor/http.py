@@ -1,0 +1,198 @@
+"""The HTTP front door: routes, who may come in, and which era a request belongs to.
+
+Order on every request: doorstep (host, origin, sizes), identity, task, body, era. `/mcp` serves an agent on its
+default task, `/mcp/<task>` on that one; a task the agent does not have is as unknown as any other path.
+`/health` and `/ready` tell nobody's names: anyone may ask them.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from starlette.types import Receive, Scope, Send
+
+from mcp_gateway.audit.log import AuditLog
+from mcp_gateway.domain import Caller, Era, Json, RpcError
+from mcp_gateway.errors import BadRequest, NotAuthenticated, StoreUnavailable
+from mcp_gateway.frontdoor.doorstep import Doorstep, HttpRefusedError, Refusal, accepts
+from mcp_gateway.frontdoor.exchange import CHALLENGE, send_json
+from mcp_gateway.frontdoor.head import head_of
+from mcp_gateway.frontdoor.legacy import SESSION_HEADER, LegacyDoor
+from mcp_gateway.frontdoor.modern import ModernDoor
+from mcp_gateway.frontdoor.protocol import (
+    LEGACY_VERSIONS,
+    Answer,
+    Ask,
+    Notice,
+    has_modern_envelope,
+    read_message,
+    readable_id,
+)
+from mcp_gateway.frontdoor.wire_errors import answer_to
+from mcp_gateway.gateway import Clock, Gateway
+from mcp_gateway.identity.task import task_for
+from mcp_gateway.identity.verify import Verifier
+from mcp_gateway.jsonrpc import dump, error_message, parse
+
+_logger: Final = logging.getLogger(__name__)
+
+# Of the path as it was sent: what no name of a task needs (escapes, dots, a second slash) is not decoded first.
+_ROUTE: Final = re.compile(rb"/mcp(?:/(?P<task>[A-Za-z0-9][A-Za-z0-9._-]{0,63}))?/?")
+
+Health = Callable[[], Mapping[str, Any]]
+"""How the parts are doing; `ok` tells whether the gateway serves, `ready` whether all of it has come up."""
+
+
+class HttpDoor:
+    """The ASGI application."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        doorstep: Doorstep,
+        verifier: Verifier,
+        audit: AuditLog,
+        doors: tuple[ModernDoor, LegacyDoor],
+        health: Health,
+        clock: Clock,
+    ) -> None:
+        self._gateway = gateway
+        self._doorstep = doorstep
+        self._verifier = verifier
+        self._audit = audit
+        self._modern, self._legacy = doors
+        self._health = health
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection; anything but HTTP is refused."""
+        if scope["type"] != "http":
+            return
+        try:
+            await self._serve(scope, receive, send)
+        except Exception:
+            _logger.exception("a bug of ours ended an HTTP request")
+            with suppress(RuntimeError):  # a response has begun, there is no second one: the server hangs up
+                await send_json(send, 500, dump({"error": "internal error"}))
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._doorstep.check(scope)
+        if refusal is not None:
+            await self._refuse(send, refusal)
+        elif scope["path"] in ("/health", "/ready"):
+            await self._tell_health(scope, send)
+        elif (route := _ROUTE.fullmatch(scope["raw_path"])) is None:
+            await self._refuse(send, Refusal(404, "not found"))
+        else:
+            await self._admit(scope, receive, send, None if route["task"] is None else route["task"].decode())
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send, task: str | None) -> None:
+        """Find out who asks and for which task."""
+        try:
+            caller = self._caller(scope, task)
+        except NotAuthenticated as e:
+            await self._refuse(send, Refusal(401, str(e), (CHALLENGE,)))
+            return
+        except StoreUnavailable:
+            await self._refuse(send, Refusal(503, "identities cannot be checked at the moment"))
+            return
+        if task is not None and not self._has_task(caller.agent, task):
+            await self._refuse(send, Refusal(404, "not found"))
+        elif scope["method"] == "POST":
+            await self._post(scope, receive, send, caller)
+        else:
+            await self._beside_the_calls(scope, receive, send, caller)
+
+    def _caller(self, scope: Scope, task: str | None) -> Caller:
+        who = self._verifier.identify(head_of(scope).authorization, self._clock())
+        return Caller(
+            agent=who.agent,
+            task=task_for(self._gateway.assignment(who.agent), task),
+            strength=who.strength,
+            claims=who.claims,
+            credential_id=who.credential_id,
+        )
+
+    def _has_task(self, agent: str, task: str) -> bool:
+        assignment = self._gateway.assignment(agent)
+        return assignment is not None and task in assignment.tasks
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
+        refusal = self._doorstep.check_post(scope)
+        if refusal is not None:
+            await self._refuse(send, refusal)
+            return
+        try:
+            body = await self._doorstep.read_body(scope, receive)
+            message, refused = _read(body)
+            if message is None:
+                await self._gateway.note_malformed(caller, "", refused["error"]["message"])
+        except HttpRefusedError as e:
+            await self._refuse(send, e.refusal)
+            return
+        except StoreUnavailable as e:
+            message, refused = None, {"jsonrpc": "2.0", "id": None, **answer_to(e, "", Era.LEGACY)}
+        if message is None:
+            await send_json(send, 400, dump(refused))
+        elif _is_modern(scope, message):
+            await self._modern.serve(scope, receive, send, caller, message)
+        else:
+            await self._legacy.serve_post(scope, receive, send, caller, message)
+
+    async def _beside_the_calls(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
+        """GET and DELETE exist for handshake-era sessions only."""
+        in_session = any(name == SESSION_HEADER for name, _ in scope["headers"])
+        version = _version(scope)
+        if not in_session or (version is not None and version not in LEGACY_VERSIONS):
+            await self._refuse(send, Refusal(405, "POST is the only method here", ((b"allow", b"POST"),)))
+        elif scope["method"] == "DELETE":
+            await self._legacy.serve_delete(scope, send, caller)
+        elif scope["method"] == "GET" and accepts(head_of(scope).lines, "text/event-stream"):
+            await self._legacy.serve_get(scope, receive, send, caller)
+        elif scope["method"] == "GET":
+            await self._refuse(send, Refusal(406, "Accept must list text/event-stream"))
+        else:
+            await self._refuse(send, Refusal(405, "method not allowed", ((b"allow", b"GET, POST, DELETE"),)))
+
+    async def _tell_health(self, scope: Scope, send: Send) -> None:
+        if scope["method"] not in ("GET", "HEAD"):
+            await self._refuse(send, Refusal(405, "method not allowed", ((b"allow", b"GET, HEAD"),)))
+            return
+        health = self._health()
+        good = health["ok"] if scope["path"] == "/health" else health["ok"] and health["ready"]
+        await send_json(send, 200 if good else 503, dump(health), ((b"cache-control", b"no-store"),))
+
+    async def _refuse(self, send: Send, refusal: Refusal) -> None:
+        self._audit.count_refusal(refusal.reason)
+        await send_json(send, refusal.status, dump({"error": refusal.text}), refusal.headers)
+
+
+def _read(body: bytes) -> tuple[Ask | Notice | Answer | None, Json]:
+    """The one message in a body, or None and the JSON-RPC error that refuses it."""
+    value: Any = None
+    try:
+        value = parse(body)
+        return read_message(value), {}
+    except BadRequest as e:
+        return None, error_message(readable_id(value), RpcError(e.rpc_code, str(e)))
+
+
+def _is_modern(scope: Scope, message: Ask | Notice | Answer) -> bool:
+    """Which era a POST belongs to.
+
+    The body is the source of truth: a modern envelope makes a request modern whatever its headers say (and the
+    modern door then checks those). Without one, only a version header that no handshake knows makes it modern.
+    """
+    if isinstance(message, Ask) and message.method != "initialize" and has_modern_envelope(message.params):
+        return True
+    version = _version(scope)
+    return version is not None and version not in LEGACY_VERSIONS
+
+
+def _version(scope: Scope) -> str | None:
+    values = head_of(scope).lines.values("mcp-protocol-version")
+    return values[0] if values else None

@@ -1,0 +1,462 @@
+"""One HTTP connection of an agent: bytes in, ASGI out, with bounds on whatever its other side may do or leave undone.
+
+Made for uvicorn's `Server`, in place of uvicorn's own connection: an answer leaves in one write, a request that comes
+in one piece costs no timer, and a proxy in front is not what keeps us safe. Without the bounds a connection could stay
+silent for ever, send headers for ever, go on sending a body nobody asked for, or never read its answer. The parser is
+llhttp in its strict mode.
+
+Knows nothing of MCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from http import HTTPStatus
+from itertools import islice
+from typing import Any, Final
+from urllib.parse import unquote
+
+import httptools
+from starlette.types import ASGIApp, Message, Scope
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+HEADERS_TIMEOUT_S: Final = 10.0
+"""From the connection's or the request's first byte to the end of its headers."""
+
+LINGER_S: Final = 5.0
+"""How long the rest of a body may still come after its request was answered; then the connection is closed."""
+
+STALL_S: Final = 30.0
+"""How long a reader may take nothing while more than the socket holds is waiting for it."""
+
+MAX_UNREAD_BYTES: Final = 64 * 1024
+"""Body that the application has not taken; beyond it the connection is not read from."""
+
+MAX_EXCHANGES: Final = 5_000
+"""Requests being answered. They can be more than connections: who hangs up in the handshake era cancels nothing."""
+
+IDLE_LOOKED_AT: Final = 32
+"""Idle connections compared where one of them has to go: opening connections must stay cheap."""
+
+IS_WHOLE: Final = "mcp_gateway.is_whole"
+"""A scope's member: a function that tells whether `receive` would give the whole body at once."""
+
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
+_BAD_REQUEST: Final = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 20\r\nconnection: close\r\n\r\n"
+    b"invalid HTTP request"
+)
+_BUSY: Final = b"too many connections"
+
+_logger: Final = logging.getLogger(__name__)
+
+
+class BoundedConnection(asyncio.Protocol):
+    """A connection that ends by itself whatever its other side does or leaves undone."""
+
+    max_header_bytes: int = 64 * 1024
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.loop = _loop or asyncio.get_running_loop()
+        self.state = server_state
+        self.is_write_paused = False
+        self.transport: asyncio.Transport
+        self._app: ASGIApp = config.loaded_app
+        self._keep_alive_s = config.timeout_keep_alive
+        self._most_at_once = config.limit_concurrency or 0
+        self._parser = httptools.HttpRequestParser(self)
+        self._ends: dict[str, tuple[str, int] | None] = {}
+        self._waiting: deque[Exchange] = deque()
+        """Exchanges in the order their requests came; the first is being answered, the others were pipelined."""
+        self._newest: Exchange | None = None
+        self._is_in_headers = self._is_in_message = False
+        self._is_deaf = False
+        self._has_just_begun = False
+        self._header_bytes = 0
+        self._idle_since = 0.0
+        self._writable: list[asyncio.Future[None]] = []
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+
+    # -- asyncio.Protocol ----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self.state.connections.add(self)  # type: ignore[arg-type]
+        self._ends = {
+            "server": _address(transport.get_extra_info("sockname")),
+            "client": _address(transport.get_extra_info("peername")),
+        }
+        self._set_timer("headers", HEADERS_TIMEOUT_S, self.transport.abort)
+        self._idle_since = self.loop.time()
+        if self._most_at_once and len(self.state.connections) >= self._most_at_once:
+            self._let_an_idle_one_go()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.state.connections.discard(self)
+        for timer in self._timers.values():
+            timer.cancel()
+        for exchange in self._waiting:
+            exchange.is_disconnected = True
+            exchange.wake()
+        self.resume_writing()
+
+    def eof_received(self) -> None:
+        """Nothing more will be asked; the transport closes."""
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            return
+        self._has_just_begun = False
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._hear_no_more()
+        except httptools.HttpParserError:
+            self._refuse_malformed()
+            return
+        if self._is_in_headers:
+            self._wait_for_headers(len(data))
+
+    def pause_writing(self) -> None:
+        self.is_write_paused = True
+        self._set_timer("stall", STALL_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self.is_write_paused = False
+        self._stop_timer("stall")
+        writable, self._writable = self._writable, []
+        for future in writable:
+            if not future.done():
+                future.set_result(None)
+
+    def shutdown(self) -> None:
+        """uvicorn's: the server stops, so take no further request."""
+        if self._waiting:
+            for exchange in self._waiting:
+                exchange.keeps_alive = False
+        else:
+            self.transport.close()
+
+    # -- httptools -----------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._is_in_headers = self._is_in_message = self._has_just_begun = True
+        self._header_bytes = 0
+        self._url = b""
+        self._headers = []
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # RFC 9110 section 6.5.1: trailers must not be merged into headers, whose checks they would come after.
+        if self._is_in_headers:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        version = self._parser.get_http_version()
+        if not self._url.startswith(b"/") or version not in ("1.0", "1.1"):
+            # RFC 9112 section 3.2.2: a target with an authority of its own would overrule the Host that is checked. The
+            # parser also takes a line without a version. What is raised here is answered 400 and hung up on.
+            raise ValueError("only HTTP/1.0 and 1.1, and targets that are a path")
+        self._is_in_headers = False
+        if "headers" in self._timers:
+            self._stop_timer("headers")
+        exchange = Exchange(
+            self, self._scope(version), keeps_alive=version == "1.1" and self._parser.should_keep_alive()
+        )
+        exchange.expects_continue = any(n == b"expect" and v.lower() == b"100-continue" for n, v in self._headers)
+        self._newest = exchange
+        self._waiting.append(exchange)
+        if len(self._waiting) == 1:
+            self._start(exchange)
+        else:
+            self.transport.pause_reading()
+
+    def on_body(self, body: bytes) -> None:
+        if self._newest is not None and not self._newest.is_answered:
+            self._newest.put(body)
+
+    def on_message_complete(self) -> None:
+        self._is_in_message = False
+        if self._newest is not None:
+            self._newest.is_whole = True
+            self._newest.wake()
+
+    # -- exchanges -----------------------------------------------------------------------------------------------------
+
+    async def writable(self) -> None:
+        """Wait until the other side has read enough of what was written."""
+        while self.is_write_paused:
+            future = self.loop.create_future()
+            self._writable.append(future)
+            await future
+
+    def answered(self, exchange: Exchange) -> None:
+        """An exchange is over: close, begin the next, or wait for one."""
+        self.state.total_requests += 1
+        self._waiting.popleft()
+        if not exchange.keeps_alive:
+            self.transport.close()
+            return
+        if self._waiting:
+            self._start(self._waiting[0])
+            return
+        self._resume_reading()
+        if exchange is self._newest and self._is_in_message:
+            self._set_timer("linger", LINGER_S, self._close_if_still_sending(exchange))
+        self._idle_since = self.loop.time()
+        if "idle" not in self._timers:
+            self._set_timer("idle", self._keep_alive_s, self._close_if_idle)
+
+    def _let_an_idle_one_go(self) -> None:
+        """Connections that ask nothing, or have not said yet what, must not keep others out: nobody needs a key to
+        open them. Of some, the one that has been idle longest."""
+        others = (other for other in self.state.connections if isinstance(other, BoundedConnection))
+        idle = list(islice((other for other in others if other is not self and other._is_idle), IDLE_LOOKED_AT))
+        if idle:
+            longest = min(idle, key=lambda other: other._idle_since)
+            self.state.connections.discard(longest)  # at once: its place is another's
+            longest.transport.abort()
+
+    @property
+    def _is_idle(self) -> bool:
+        return not (self._waiting or self.transport.is_closing())
+
+    def resume_reading(self) -> None:
+        """The application has taken what had come."""
+        if len(self._waiting) <= 1:
+            self._resume_reading()
+
+    def _start(self, exchange: Exchange) -> None:
+        app = self._app
+        is_full = self._most_at_once and len(self.state.connections) >= self._most_at_once
+        if is_full or len(self.state.tasks) >= MAX_EXCHANGES:
+            app = _too_busy
+        task = self.loop.create_task(exchange.run(app))
+        self.state.tasks.add(task)
+        task.add_done_callback(self.state.tasks.discard)
+
+    def _scope(self, version: str) -> Scope:
+        path, raw_path, query = _target(self._url) if len(self._url) < 1024 else _target.__wrapped__(self._url)
+        return {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "scheme": "http",
+            "method": self._parser.get_method().decode("ascii"),
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self._headers,
+            **self._ends,
+        }
+
+    def _resume_reading(self) -> None:
+        if not (self._is_deaf or self.transport.is_closing() or self.transport.is_reading()):
+            self.transport.resume_reading()
+
+    def _wait_for_headers(self, size: int) -> None:
+        # Where a request began in this very piece, who knows where in it: its headers are counted from the next.
+        self._header_bytes += 0 if self._has_just_begun else size
+        if self._header_bytes > self.max_header_bytes:
+            self.transport.abort()
+        elif "headers" not in self._timers:
+            self._set_timer("headers", HEADERS_TIMEOUT_S, self.transport.abort)
+
+    def _refuse_malformed(self) -> None:
+        self._hear_no_more()
+        broken = self._newest if self._newest is not None and not self._newest.is_whole else None
+        if broken is not None:  # whoever reads its body learns that there will be no more of it
+            broken.is_disconnected = True
+            broken.wake()
+        if not self._waiting or (self._waiting[0] is broken and not broken.has_begun):
+            self.transport.write(_BAD_REQUEST)
+            self.transport.close()
+
+    def _hear_no_more(self) -> None:
+        """What comes from now on is no request of ours; those that came are answered, then the connection is closed."""
+        self._is_deaf = True
+        for exchange in self._waiting:
+            exchange.keeps_alive = False
+
+    def _close_if_still_sending(self, answered: Exchange) -> Callable[[], None]:
+        def close() -> None:
+            if self._is_in_message and self._newest is answered:
+                self.transport.abort()
+
+        return close
+
+    def _close_if_idle(self) -> None:
+        left_s = self._idle_since + self._keep_alive_s - self.loop.time()
+        if self._waiting or self._is_in_message:
+            left_s = self._keep_alive_s
+        elif left_s <= 0:
+            self.transport.close()
+            return
+        self._set_timer("idle", left_s, self._close_if_idle)
+
+    def _set_timer(self, name: str, delay_s: float, then: Callable[[], None]) -> None:
+        self._stop_timer(name)
+        self._timers[name] = self.loop.call_later(delay_s, then)
+
+    def _stop_timer(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+
+class Exchange:
+    """One request and its answer, as ASGI's `receive` and `send`."""
+
+    def __init__(self, connection: BoundedConnection, scope: Scope, *, keeps_alive: bool) -> None:
+        self.keeps_alive = keeps_alive
+        self.expects_continue = False
+        self.is_whole = False
+        self.is_answered = False
+        self.is_disconnected = False
+        self._connection = connection
+        self._scope = scope
+        self._body = b""
+        self._is_taken = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._head: bytes | None = None
+        self._left_bytes: int | None = None
+        scope[IS_WHOLE] = self._has_whole_body
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the application has begun to answer."""
+        return self._head is not None
+
+    async def run(self, app: ASGIApp) -> None:
+        """Let the application answer; what it leaves undone ends the connection."""
+        try:
+            await app(self._scope, self.receive, self.send)
+        except Exception:
+            _logger.exception("a bug of ours ended an HTTP exchange")
+        finally:
+            if not self.is_answered:
+                self._connection.transport.abort()
+
+    async def receive(self) -> Message:
+        """The body as far as it has come, then the end of the connection."""
+        connection = self._connection
+        if self.expects_continue and not self.is_whole and not connection.transport.is_closing():
+            self.expects_continue = False
+            connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while not (self.is_disconnected or self.is_answered):
+            if self._body or (self.is_whole and not self._is_taken):
+                return self._take()
+            connection.resume_reading()
+            self._waiter = connection.loop.create_future()
+            await self._waiter
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """Take one message of the application; a head of known length waits for the body: both leave in one write."""
+        if self._connection.is_write_paused:
+            await self._connection.writable()
+        if self.is_disconnected:
+            return
+        if message["type"] == "http.response.start":
+            self._begin(message["status"], message.get("headers", ()))
+        elif self._head is None or self.is_answered:
+            raise RuntimeError(f"{message['type']} does not belong here")
+        else:
+            self._write(message.get("body", b""), is_last=not message.get("more_body", False))
+
+    def put(self, body: bytes) -> None:
+        """More of the body has come."""
+        self._body += body
+        if len(self._body) > MAX_UNREAD_BYTES:
+            self._connection.transport.pause_reading()
+        self.wake()
+
+    def wake(self) -> None:
+        """Something that `receive` may wait for has happened."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _has_whole_body(self) -> bool:
+        return self.is_whole and not self._is_taken
+
+    def _take(self) -> Message:
+        body, self._body = self._body, b""
+        self._is_taken = self.is_whole
+        return {"type": "http.request", "body": body, "more_body": not self.is_whole}
+
+    def _begin(self, status: int, headers: Any) -> None:
+        lines = [_STATUS_LINES[status]]
+        has_length = False
+        for name, value in (*self._connection.state.default_headers, *headers):
+            lines.append(name + b": " + value + b"\r\n")
+            if name == b"content-length":
+                has_length, self._left_bytes = True, int(value)
+            elif name == b"connection" and value == b"close":
+                self.keeps_alive = False
+        if not self.keeps_alive:
+            lines.append(b"connection: close\r\n")
+        if not has_length:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        head = b"".join(lines)
+        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
+            raise RuntimeError("a header would end another one")  # RFC 9110 section 5.5
+        self._head = head + b"\r\n"
+        if not has_length:  # a stream: nobody knows when its first event comes
+            self._connection.transport.write(self._head)
+            self._head = b""
+
+    def _write(self, body: bytes, *, is_last: bool) -> None:
+        head, self._head = self._head or b"", b""
+        if self._scope["method"] == "HEAD":
+            body = b""
+        elif self._left_bytes is None:
+            body = _chunk(body) + (b"0\r\n\r\n" if is_last else b"")
+        else:
+            self._left_bytes -= len(body)
+            if self._left_bytes < 0 or (is_last and self._left_bytes):
+                raise RuntimeError("the body has not the length that was announced")
+        if head or body:
+            self._connection.transport.write(head + body)
+        if is_last:
+            self.is_answered = True
+            self.wake()
+            self._connection.answered(self)
+
+
+@lru_cache(maxsize=256)  # the same few come with every request
+def _target(url: bytes) -> tuple[str, bytes, bytes]:
+    """A request's target as ASGI wants it: path, path as it came, query."""
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii", "replace")
+    return (unquote(path) if "%" in path else path), parsed.path, parsed.query or b""
+
+
+def _chunk(body: bytes) -> bytes:
+    return b"%x\r\n" % len(body) + body + b"\r\n" if body else b""
+
+
+def _address(found: Any) -> tuple[str, int] | None:
+    return (str(found[0]), int(found[1])) if isinstance(found, tuple) else None
+
+
+async def _too_busy(scope: Scope, receive: Any, send: Any) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(_BUSY)), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": _BUSY})

@@ -1,0 +1,248 @@
+"""Requests of MCP 2026-07-28 over HTTP: one POST, one answer, nothing remembered in between.
+
+Headers are checked against the body before anything happens (streamable-http "Server Validation"); the body remains
+the source of truth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mcp.shared.inbound import (
+    InboundLadderRejection,
+    InboundModernRoute,
+    classify_inbound_request,
+    decode_header_value,
+    find_duplicated_routing_header,
+    unsupported_protocol_version_rejection,
+    validate_mcp_param_headers,
+)
+from starlette.types import Receive, Scope, Send
+
+from mcp_gateway.domain import Caller, Era, Json, Kind, RpcError, Target, Transport
+from mcp_gateway.errors import GatewayError
+from mcp_gateway.frontdoor.answers import speaks
+from mcp_gateway.frontdoor.exchange import Closers, Exchange, send_json
+from mcp_gateway.frontdoor.head import Lines, head_of
+from mcp_gateway.frontdoor.listen import Bulletin
+from mcp_gateway.frontdoor.protocol import (
+    CALLS,
+    META_CAPABILITIES,
+    META_CLIENT,
+    META_VERSION,
+    MODERN_VERSIONS,
+    Answer,
+    Ask,
+    Asked,
+    Notice,
+    client_name,
+)
+from mcp_gateway.frontdoor.rounds import Rounds
+from mcp_gateway.frontdoor.wire_errors import answer_to, http_status
+from mcp_gateway.frontdoor.wire_tasks import WIRE_TASK_VERBS
+from mcp_gateway.gateway import Gateway
+from mcp_gateway.jsonrpc import Code, dump, error_message
+
+MAX_TOOLS_KNOWN: Final = 20_000
+_PARAM_PREFIX: Final = "mcp-param-"
+
+# streamable-http "Value Encoding": anything else comes in the Base64 form. What a byte beyond ASCII means is anybody's
+# guess, and one intermediary's guess could differ from ours.
+_VISIBLE: Final = re.compile(r"[\x20-\x7e]*")
+
+_ONE_REQUEST: Final = RpcError(Code.INVALID_REQUEST, "the body must be one JSON-RPC request or notification")
+
+
+class ModernDoor:
+    """Serves modern POSTs whose caller is known and whose body is parsed."""
+
+    def __init__(self, gateway: Gateway, rounds: Rounds, bulletin: Bulletin, closers: Closers) -> None:
+        self._gateway = gateway
+        self._rounds = rounds
+        self._bulletin = bulletin
+        self._closers = closers
+        self._mirrored = _Mirrored()
+
+    async def serve(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, message: Ask | Notice | Answer
+    ) -> None:
+        """Answer one POST."""
+        if not isinstance(message, Ask):
+            await self._take(scope, send, message)
+            return
+        await self._gateway.opened()  # or the headers of a tool that is not there yet would go unchecked
+        route = self._route(caller, message, head_of(scope).lines)
+        if isinstance(route, RpcError):
+            await self._gateway.note_malformed(caller, message.method, route.message)
+            await _refuse(send, message.id, route)
+        elif message.method == "subscriptions/listen":
+            await self._listen(receive, send, caller, message)
+        else:
+            await self._answer(receive, send, caller, message, route)
+
+    async def _take(self, scope: Scope, send: Send, message: Notice | Answer) -> None:
+        """The core protocol defines no notification to a modern server: they are accepted and mean nothing."""
+        version = "".join(head_of(scope).lines.values("mcp-protocol-version"))
+        unsupported = unsupported_protocol_version_rejection(version)
+        if isinstance(message, Answer):
+            await _refuse(send, None, _ONE_REQUEST)
+        elif unsupported is not None:
+            await _refuse(send, None, _as_error(unsupported))
+        else:
+            await send_json(send, 202, b"")
+
+    async def _listen(self, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
+        try:
+            await self._bulletin.stream(receive, send, caller, message, self._closers)
+        except GatewayError as e:
+            error = answer_to(e, message.method, Era.MODERN)["error"]
+            await _refuse(send, message.id, RpcError(error["code"], error["message"], error.get("data")))
+
+    async def _answer(
+        self, receive: Receive, send: Send, caller: Caller, message: Ask, route: InboundModernRoute
+    ) -> None:
+        asked = Asked(
+            method=message.method,
+            params=message.params,
+            era=Era.MODERN,
+            version=route.protocol_version,
+            transport=Transport.HTTP,
+            client=client_name(route.client_info),
+        )
+        exchange = Exchange(receive, send)
+        channel = _Channel(exchange, message.id)
+
+        async def work() -> tuple[int, Json] | None:
+            answer = await self._rounds.answer(caller, asked, channel)
+            return None if answer is None else channel.response(answer)
+
+        await exchange.run(work, self._closers, caller, hang_up_cancels=True)
+
+    def _route(self, caller: Caller, message: Ask, lines: Lines) -> InboundModernRoute | RpcError:
+        """Check headers against the body: where the request goes, or why it goes nowhere."""
+        fault = lines.judged(_fault_in)
+        if fault:
+            return RpcError(Code.HEADER_MISMATCH, fault)
+        body = {"method": message.method, "params": message.params}
+        verdict = _plain_route(message, lines) or classify_inbound_request(body, headers=lines.fields)
+        if isinstance(verdict, InboundLadderRejection):
+            return _as_error(verdict)
+        if not speaks(Era.MODERN, message.method) and message.method != "subscriptions/listen":
+            return RpcError(Code.METHOD_NOT_FOUND, "Method not found", message.method)
+        if message.method in WIRE_TASK_VERBS and not _names_its_task(message, lines.fields):
+            return RpcError(Code.HEADER_MISMATCH, "mcp-name header does not match params.taskId")
+        rejection = self._param_headers(caller, message, lines)
+        return _as_error(rejection) if rejection is not None else verdict
+
+    def _param_headers(self, caller: Caller, message: Ask, lines: Lines) -> InboundLadderRejection | None:
+        """Check `Mcp-Param-*` headers against the arguments they mirror, for a tool this caller may see.
+
+        For any other tool there is nothing to check: the walk will answer that it is unknown.
+        """
+        name, arguments = message.params.get("name"), message.params.get("arguments")
+        if message.method != "tools/call" or not isinstance(name, str):
+            return None
+        target = self._gateway.snapshot.catalog.find(Kind.TOOL, name)
+        if target is None or not (self._mirrored.mirrors_arguments(target) or lines.judged(_has_param_headers)):
+            return None
+        if self._gateway.peek(caller, Kind.TOOL, name) is None:
+            return None
+        given: Mapping[str, Any] = arguments if isinstance(arguments, dict) else {}
+        return validate_mcp_param_headers(target.raw.get("inputSchema"), given, _Folded(list(lines.text)))
+
+
+class _Mirrored:
+    """Which tools want arguments in headers: told by their schema, which is looked through once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, bool] = {}
+
+    def mirrors_arguments(self, target: Target) -> bool:
+        known = self._known.get(target.definition_hash)
+        if known is None:
+            if len(self._known) >= MAX_TOOLS_KNOWN:
+                self._known.clear()
+            known = self._known[target.definition_hash] = b'"x-mcp-header"' in dump(target.raw.get("inputSchema"))
+        return known
+
+
+class _Channel:
+    """`rounds.Channel` for one POST."""
+
+    def __init__(self, exchange: Exchange, request_id: str | int) -> None:
+        self.put = exchange.put
+        self.cancel = exchange.cancel
+        self._exchange = exchange
+        self._request_id = request_id
+
+    def answer_early(self, member: Json) -> None:
+        self._exchange.answer_early(*self.response(member))
+
+    def response(self, member: Json) -> tuple[int, Json]:
+        """HTTP status and JSON-RPC message for a `result` or `error` member."""
+        error = member.get("error")
+        status = 200 if error is None else http_status(RpcError(error["code"], ""))
+        return status, {"jsonrpc": "2.0", "id": self._request_id, **member}
+
+
+class _Folded(dict[str, str]):
+    """Header lines as the mapping the SDK's check wants, whose `items` still shows duplicates."""
+
+    def __init__(self, lines: list[tuple[str, str]]) -> None:
+        super().__init__(lines)
+        self._lines = lines
+
+    def items(self) -> Any:
+        return self._lines
+
+
+def _mirrors_body(header: str) -> bool:
+    return header in ("mcp-protocol-version", "mcp-method", "mcp-name") or header.startswith(_PARAM_PREFIX)
+
+
+def _names_its_task(message: Ask, headers: Mapping[str, str]) -> bool:
+    """SEP-2663, "Routing Headers". The SDK's own check knows the methods of the core protocol only."""
+    task_id = message.params.get("taskId")
+    return task_id is None or decode_header_value(headers.get("mcp-name")) == task_id
+
+
+def _fault_in(lines: Lines) -> str:
+    """What is wrong with the headers that mirror a body, whatever the body."""
+    duplicated = find_duplicated_routing_header(lines.text)
+    if duplicated is not None:
+        return f"{duplicated} header appears more than once"
+    unreadable = next((name for name, value in lines.text if _mirrors_body(name) and not _VISIBLE.fullmatch(value)), "")
+    return f"{unreadable} header holds more than visible ASCII" if unreadable else ""
+
+
+def _has_param_headers(lines: Lines) -> bool:
+    return any(name.startswith(_PARAM_PREFIX) for name, _ in lines.text)
+
+
+def _plain_route(message: Ask, lines: Lines) -> InboundModernRoute | None:
+    """The route of a request whose headers say plainly what its body says; None leaves it to the SDK's full ladder."""
+    meta, fields, call = message.params.get("_meta"), lines.fields, CALLS.get(message.method)
+    if call is None or not isinstance(meta, dict) or META_CAPABILITIES not in meta:
+        return None
+    version, name = meta.get(META_VERSION), message.params.get(call.name_key)
+    if not (
+        isinstance(version, str)
+        and version in MODERN_VERSIONS
+        and fields.get("mcp-protocol-version") == version
+        and fields.get("mcp-method") == message.method
+        and isinstance(name, str)
+        and fields.get("mcp-name") == name
+        and not name.startswith("=?")  # streamable-http "Value Encoding": might stand for another name
+    ):
+        return None
+    return InboundModernRoute(version, meta.get(META_CLIENT), meta[META_CAPABILITIES])
+
+
+def _as_error(rejection: InboundLadderRejection) -> RpcError:
+    return RpcError(rejection.code, rejection.message, rejection.data)
+
+
+async def _refuse(send: Send, request_id: str | int | None, error: RpcError) -> None:
+    await send_json(send, http_status(error), dump(error_message(request_id, error)))

@@ -1,0 +1,264 @@
+"""THE WALK: what happens to one request, station by station. Read this first.
+
+An agent comes to the front door; we know who it is and for which task. Here the target is looked up in the catalog,
+the policy is asked, the decision is on disk, the guards are run, the credential is fetched, the upstream is called,
+and what came back is on disk before the agent hears of it.
+
+Everything a request is judged by is one `Snapshot`: a request reads it once and finishes under it, so it never sees
+half an edit. Lists and calls ask the same `decide`.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError, Event
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from time import perf_counter
+from typing import Final
+
+from anyio import CancelScope
+
+from mcp_gateway.audit.log import AuditLog
+from mcp_gateway.catalog.catalog import Catalog
+from mcp_gateway.catalog.rewrite import upstream_params
+from mcp_gateway.domain import (
+    Assignment,
+    Caller,
+    Credential,
+    Decision,
+    Effect,
+    Era,
+    Kind,
+    Outcome,
+    OutcomeStatus,
+    Reason,
+    Reply,
+    Request,
+    Target,
+    Transport,
+    Upstream,
+    UpstreamRequest,
+    Verb,
+)
+from mcp_gateway.errors import (
+    AgentRefused,
+    BadArguments,
+    BadRequest,
+    GatewayError,
+    Misbehaved,
+    NotAvailable,
+    OverLimit,
+    TimedOut,
+    Unreachable,
+)
+from mcp_gateway.guards.order import Guards
+from mcp_gateway.policy.compile import Policy
+from mcp_gateway.policy.decide import decide
+
+Clock = Callable[[], datetime]
+"""The time, in UTC and aware of it."""
+
+_STATUS_OF: Final[tuple[tuple[type[GatewayError], OutcomeStatus], ...]] = (
+    (BadArguments, OutcomeStatus.BAD_ARGUMENTS),
+    (BadRequest, OutcomeStatus.BAD_ARGUMENTS),
+    (OverLimit, OutcomeStatus.OVER_LIMIT),
+    (TimedOut, OutcomeStatus.TIMED_OUT),
+    (Unreachable, OutcomeStatus.UNREACHABLE),
+    (Misbehaved, OutcomeStatus.MISBEHAVED),
+    (AgentRefused, OutcomeStatus.CANCELLED),
+)
+
+
+MAX_CALLS_PER_AGENT: Final = 1_000
+"""Calls of one agent under way at once: what its upstreams leave unanswered must not take all places there are."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """What a request is judged by and served from: replaced as a whole, never edited."""
+
+    catalog: Catalog
+    policy: Policy
+    guards: Guards
+    upstreams: Mapping[str, Upstream]
+    credential_for: Callable[[Caller, str], Awaitable[Credential]]
+    instructions: Mapping[str, str] = field(default_factory=dict)
+    """What each upstream says about itself to models, by upstream."""
+    extensions: frozenset[str] = frozenset()
+    """The protocol extensions that some upstream offers and we can carry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a list: what this caller may see from `start` on."""
+
+    targets: tuple[Target, ...]
+    following: int | None
+    """Where the next page starts; None: this was the last."""
+
+
+class Gateway:
+    """The one way to any target: every front door, every era and every kind of traffic goes through here."""
+
+    def __init__(self, snapshot: Snapshot, audit: AuditLog, clock: Clock, page_size: int = 1000) -> None:
+        self._snapshot = snapshot
+        self._is_open = Event()
+        self._is_open.set()
+        self._audit = audit
+        self._clock = clock
+        self._page_size = page_size
+        self._under_way: Counter[str] = Counter()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What the next request will be judged by."""
+        return self._snapshot
+
+    def swap(self, snapshot: Snapshot) -> None:
+        """Judge every request from now on by `snapshot`; those under way finish under the one they began with."""
+        self._snapshot = snapshot
+
+    def hold(self) -> None:
+        """Let requests wait from now on: upstreams are just starting, and an agent may list only once."""
+        self._is_open.clear()
+
+    def open(self) -> None:
+        """Let requests in, those that wait included."""
+        self._is_open.set()
+
+    async def opened(self) -> None:
+        """Wait until requests are let in."""
+        await self._is_open.wait()
+
+    def assignment(self, agent: str) -> Assignment | None:
+        """Which tasks the policy lets an agent be on; None for an agent it does not name."""
+        return self._snapshot.policy.assignments.get(agent)
+
+    async def ask(self, caller: Caller, request: Request, reply: Reply) -> Outcome:
+        """Walk one request for one target from decision to outcome.
+
+        Raises `NotAvailable` for what is unknown or forbidden, `BadArguments` and `OverLimit` from the guards,
+        `UpstreamError` where there is no answer, `StoreUnavailable` where the audit cannot be written.
+        """
+        await self.opened()
+        began_at = perf_counter()
+        now = self._snapshot
+        target = _target_of(now.catalog, request)
+        decision = decide(now.policy, caller, request, target, self._clock())
+        if target is None or not decision.allowed:
+            await self._audit.record(caller, request, target, decision, Outcome(OutcomeStatus.REFUSED))
+            raise NotAvailable(request.name, decision)
+        entry = await self._audit.open(caller, request, target, decision)  # on disk before anything leaves
+        outcome = Outcome(OutcomeStatus.FAILED)  # what the audit keeps should a bug of ours end the walk here
+        self._under_way[caller.agent] += 1
+        try:
+            self._check_room(caller)
+            now.guards.check_request(caller, target, request)
+            credential = await now.credential_for(caller, target.upstream)
+            asked = _as_the_upstream_knows_it(target, request, credential)
+            outcome = await now.upstreams[target.upstream].send(asked, reply)
+            outcome = now.guards.check_outcome(caller, target, outcome)
+        except (GatewayError, CancelledError) as e:
+            outcome = _outcome_of(e)
+            raise
+        finally:
+            self._under_way[caller.agent] -= 1
+            gateway_ms = (perf_counter() - began_at) * 1000 - outcome.upstream_ms
+            closed = self._audit.close(entry, outcome, gateway_ms=gateway_ms)  # on disk before the agent hears of it
+            await (_shielded(closed) if outcome.status is OutcomeStatus.CANCELLED else closed)
+        return outcome if outcome.status is not OutcomeStatus.WIRE_TASK else replace(outcome, target=target)
+
+    async def permit(self, caller: Caller, request: Request) -> None:
+        """Decide again for a request that joins a call under way, and write it down. Raises `NotAvailable`."""
+        await self._decide_at_once(caller, request, OutcomeStatus.RESUMED)
+
+    async def subscribe(self, caller: Caller, request: Request) -> None:
+        """Decide whether a caller may be told when a resource changes, and write it down. Raises `NotAvailable`.
+
+        Being told is decided again each time: `may_hear`.
+        """
+        await self.opened()
+        await self._decide_at_once(caller, request, OutcomeStatus.OK)
+
+    def may_hear(self, caller: Caller, request: Request, upstream: str) -> bool:
+        """Whether a subscriber may be told now that `upstream` says this resource changed; not written down.
+
+        False too where the resource is another upstream's: nobody announces changes of what is not theirs.
+        """
+        now = self._snapshot
+        target = now.catalog.find(request.kind, request.name)
+        is_its_own = target is not None and target.upstream == upstream
+        return is_its_own and decide(now.policy, caller, request, target, self._clock()).allowed
+
+    async def note_malformed(self, caller: Caller, method: str, why: str) -> None:
+        """Write down that a known agent sent something that cannot be acted on."""
+        await self._audit.note("malformed", f"{method:.80}", agent=caller.agent, reason=why[:500])
+
+    async def note_misuse(self, caller: Caller, request: Request) -> None:
+        """Write down that something was presented that is not (any more) this caller's to use."""
+        decision = Decision(Effect.DENIED, Reason.MISUSE, policy_version=self._snapshot.policy.version)
+        await self._audit.record(caller, request, None, decision, Outcome(OutcomeStatus.REFUSED))
+
+    async def list(self, caller: Caller, request: Request, start: int = 0) -> Page:
+        """What of one kind this caller may see, from `start` on, written down as one entry."""
+        await self.opened()
+        targets = self.visible(caller, request.kind, request.era, request.transport)
+        end = start + self._page_size
+        decision = Decision(Effect.ALLOWED, Reason.LIST, policy_version=self._snapshot.policy.version)
+        outcome = Outcome(OutcomeStatus.OK, {"listed": len(targets[start:end]), "visible": len(targets)})
+        await self._audit.record(caller, request, None, decision, outcome)
+        return Page(targets[start:end], end if end < len(targets) else None)
+
+    def visible(
+        self, caller: Caller, kind: Kind, era: Era = Era.MODERN, transport: Transport = Transport.HTTP
+    ) -> tuple[Target, ...]:
+        """Everything of one kind that some call of this caller, come this way, could be allowed; in catalog order."""
+        now, at = self._snapshot, self._clock()
+        request = Request("", Verb.LIST, "", kind, "", {}, era, transport)
+        return tuple(t for t in now.catalog.targets(kind) if decide(now.policy, caller, request, t, at).visible)
+
+    def peek(self, caller: Caller, kind: Kind, name: str) -> Target | None:
+        """The target of that name if this caller may see it; nothing is asked and nothing written down."""
+        now = self._snapshot
+        target = now.catalog.find(kind, name)
+        request = Request("", Verb.LIST, "", kind, name, {})
+        return target if decide(now.policy, caller, request, target, self._clock()).visible else None
+
+    def _check_room(self, caller: Caller) -> None:
+        if self._under_way[caller.agent] > MAX_CALLS_PER_AGENT:
+            raise OverLimit(f"at most {MAX_CALLS_PER_AGENT} calls at once")
+
+    async def _decide_at_once(self, caller: Caller, request: Request, allowed: OutcomeStatus) -> None:
+        """Decide a request for which no upstream is asked, and write it down with what became of it."""
+        now = self._snapshot
+        target = now.catalog.find(request.kind, request.name)
+        decision = decide(now.policy, caller, request, target, self._clock())
+        status = allowed if decision.allowed else OutcomeStatus.REFUSED
+        await self._audit.record(caller, request, target, decision, Outcome(status))
+        if target is None or not decision.allowed:
+            raise NotAvailable(request.name, decision)
+
+
+def _target_of(catalog: Catalog, request: Request) -> Target | None:
+    if request.upstream:
+        return catalog.at(request.kind, request.upstream, request.name)
+    return catalog.find(request.kind, request.name)
+
+
+async def _shielded(closed: Awaitable[None]) -> None:
+    with CancelScope(shield=True):
+        await closed
+
+
+def _as_the_upstream_knows_it(target: Target, request: Request, credential: Credential) -> UpstreamRequest:
+    """The request in the upstream's own names, without the agent's envelope, with the credential for it."""
+    return UpstreamRequest(request.method, upstream_params(target, request), credential.headers, target.raw)
+
+
+def _outcome_of(error: BaseException) -> Outcome:
+    if isinstance(error, CancelledError):
+        return Outcome(OutcomeStatus.CANCELLED)
+    status = next((status for kind, status in _STATUS_OF if isinstance(error, kind)), OutcomeStatus.FAILED)
+    return Outcome(status, result={"message": str(error)})

@@ -1,0 +1,1 @@
+"""Checks on calls that the policy has already allowed."""

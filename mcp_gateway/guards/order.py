@@ -1,0 +1,44 @@
+"""The guards, in the order they run. No other file decides it.
+
+Going out: size, then the tool's own schema, because checking against a schema relies on bounded arguments.
+Coming back: size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mcp_gateway.domain import Caller, Kind, Outcome, Request, Target, Verb
+from mcp_gateway.errors import BadRequest
+from mcp_gateway.guards.limits import Limits, check_result, check_size, measure
+from mcp_gateway.guards.schema import Schemas
+
+_DEFAULTS = Limits()
+
+
+class Guards:
+    """Checks on calls that the policy has already allowed."""
+
+    def __init__(self, limits: Limits = _DEFAULTS, schemas: Schemas | None = None) -> None:
+        """`schemas`: hand the same one to each new snapshot, so that a reload compiles nothing again."""
+        self._limits = limits
+        self._schemas = schemas or Schemas()
+
+    def check_request(self, caller: Caller, target: Target, request: Request) -> None:
+        """Before anything is sent.
+
+        Raises `BadRequest`, `OverLimit`, `BadArguments`; `Misbehaved` for a tool whose schema cannot be used.
+        """
+        arguments = request.params.get("arguments")
+        if not (arguments is None or isinstance(arguments, Mapping)):
+            raise BadRequest("params.arguments must be an object")
+        calls_a_tool = target.kind is Kind.TOOL and request.verb is Verb.CALL
+        checked = dict(arguments or {}) if calls_a_tool else dict(request.params)
+        size = measure(checked)
+        check_size(checked, size, self._limits)
+        if calls_a_tool:
+            self._schemas.check_arguments(target, checked, size)
+
+    def check_outcome(self, caller: Caller, target: Target, outcome: Outcome) -> Outcome:
+        """Before the agent hears of it. Raises `Misbehaved` for a result beyond the bounds."""
+        return check_result(target, outcome, self._limits)

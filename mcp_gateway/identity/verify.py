@@ -1,0 +1,108 @@
+"""From the Authorization header to a verified identity, or a refusal that says nothing an attacker could use.
+
+Whatever is wrong (missing, malformed, twice, another scheme, unknown, expired, revoked) is the same refusal. A store
+that cannot be asked is an error, never an identity. Credentials come from this header only: not from the query, not
+from a header a proxy may add, not from anything in the message. Each kind of credential is one `TokenCheck`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from mcp_gateway.domain import NOTHING, Strength
+from mcp_gateway.errors import NotAuthenticated
+from mcp_gateway.identity.keys import Keys
+
+MAX_HEADER_CHARACTERS: Final = 8192
+
+# RFC 6750 section 2.1; the scheme is case-insensitive (RFC 9110 section 11.1).
+_BEARER: Final = re.compile(r"bearer +(?P<token>[A-Za-z0-9._~+/-]+=*)", re.IGNORECASE | re.ASCII)
+_MISSING: Final = "a bearer token is required"
+_REFUSED: Final = "the bearer token is not valid"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is calling, as far as it was verified."""
+
+    agent: str
+    strength: Strength
+    credential_id: str = ""
+    """What proved it (an API key's public id); empty for an anonymous agent."""
+    claims: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+
+
+class TokenCheck(Protocol):
+    """One kind of bearer token."""
+
+    def identity_of(self, token: str, now: datetime) -> Identity | None:
+        """Whose token this is; None where it is not a valid one of this kind.
+
+        Raises `StoreUnavailable` where that cannot be found out.
+        """
+        ...
+
+    def still_holds(self, identity: Identity, now: datetime) -> bool:
+        """Whether an identity this check gave out stands at `now`; False for one it did not give out."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyCheck:
+    """Bearer tokens that are API keys of this gateway."""
+
+    keys: Keys
+
+    def identity_of(self, token: str, now: datetime) -> Identity | None:
+        record = self.keys.verify(token, now)
+        return None if record is None else Identity(record.agent, Strength.API_KEY, record.public_id)
+
+    def still_holds(self, identity: Identity, now: datetime) -> bool:
+        return identity.strength is Strength.API_KEY and self.keys.holds(identity.credential_id, now)
+
+
+class Verifier:
+    """Finds out who is calling. `anonymous` names the agent that requests without any credential act as, if any."""
+
+    def __init__(self, checks: Sequence[TokenCheck], anonymous: str | None = None) -> None:
+        self._checks = tuple(checks)
+        self._anonymous = anonymous
+
+    def identify(self, authorization: Sequence[str], now: datetime) -> Identity:
+        """The identity behind all `Authorization` header values of one request.
+
+        Raises `NotAuthenticated` (401), or `StoreUnavailable` (503) where it cannot be found out.
+        """
+        if not authorization:
+            return self._anonymous_identity()
+        token = _token(authorization)
+        for check in self._checks:
+            identity = check.identity_of(token, now)
+            if identity is not None:
+                return identity
+        raise NotAuthenticated(_REFUSED)
+
+    def still_holds(self, identity: Identity, now: datetime) -> bool:
+        """Whether an identity stands at `now`: what a stream asks before it sends on. Raises `StoreUnavailable`."""
+        if identity.strength is Strength.ANONYMOUS:
+            return identity.agent == self._anonymous
+        return any(check.still_holds(identity, now) for check in self._checks)
+
+    def _anonymous_identity(self) -> Identity:
+        if self._anonymous is None:
+            raise NotAuthenticated(_MISSING)
+        return Identity(self._anonymous, Strength.ANONYMOUS)
+
+
+def _token(authorization: Sequence[str]) -> str:
+    """The one bearer token. Two headers are refused even if equal: which one counts must never be a question."""
+    if len(authorization) != 1 or len(authorization[0]) > MAX_HEADER_CHARACTERS:
+        raise NotAuthenticated(_REFUSED)
+    match = _BEARER.fullmatch(authorization[0])
+    if match is None:
+        raise NotAuthenticated(_REFUSED)
+    return match["token"]

@@ -1,0 +1,1 @@
+"""What this caller may use: tasks, grants and conditions, one decision function for every list and every call."""

@@ -1,0 +1,148 @@
+"""All grants compiled: immutable, with a version, and quick to ask which lines speak of a target.
+
+Pure: no clock, disk or network. What is remembered between questions is bounded and changes no answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from types import MappingProxyType
+from typing import Final
+
+from mcp_gateway import jsonrpc
+from mcp_gateway.domain import Assignment, Decision, Effect, Kind, Reason
+from mcp_gateway.policy.document import Grant, PolicyDocument, Task
+from mcp_gateway.policy.patterns import Match, Pattern
+
+MAX_REMEMBERED: Final = 8192
+"""Most targets whose candidates are remembered. Agents choose URIs, so it has to have an end."""
+MAX_REMEMBERED_NAME: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One line that speaks of a target."""
+
+    grant: Grant
+    pattern: Pattern
+    match: Match
+    """`SOME` only for templates: some of the URIs it stands for."""
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether it holds whatever is asked: no condition, and all of the target."""
+        return self.grant.condition is None and self.match is Match.ALL
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """All lines of one task that speak of one target."""
+
+    denies: tuple[Candidate, ...]
+    grants: tuple[Candidate, ...]
+    settled: Decision | None
+    """The decision, where no condition has a say in it."""
+
+
+class Policy:
+    """Every agent's tasks and every task's lines. Compare versions to compare policies."""
+
+    def __init__(self, document: PolicyDocument) -> None:
+        self.text = canonical_text(document.sources)
+        self.version = _version(document.sources)
+        self.warnings = document.warnings
+        self.agents = MappingProxyType(dict(document.agents))
+        self.tasks: Mapping[str, Task] = MappingProxyType(dict(document.tasks))
+        self.assignments: Mapping[str, Assignment] = MappingProxyType(
+            {agent.name: Assignment(agent.name, agent.tasks, agent.default_task) for agent in document.agents.values()}
+        )
+        self._refusals = {reason: Decision(Effect.DENIED, reason, policy_version=self.version) for reason in Reason}
+        self._remembered: dict[tuple[str, Kind, str, str], Candidates] = {}
+
+    def refusal(self, reason: Reason) -> Decision:
+        """The denial for `reason` that no line decided."""
+        return self._refusals[reason]
+
+    def candidates(self, task: str, kind: Kind, upstream: str, name: str) -> Candidates:
+        """The lines of `task` that speak of `upstream/name`; `task` must be one of `tasks`."""
+        key = (task, kind, upstream, name)
+        found = self._remembered.get(key)
+        if found is None:
+            found = self._look_up(*key)
+            if len(name) <= MAX_REMEMBERED_NAME:
+                self._remember(key, found)
+        return found
+
+    def _look_up(self, task: str, kind: Kind, upstream: str, name: str) -> Candidates:
+        written = self.tasks[task]
+        denies = self._matching(written.denies, kind, upstream, name, is_deny=True)
+        grants = self._matching(written.grants, kind, upstream, name, is_deny=False)
+        return Candidates(denies, grants, self._settle(denies, grants))
+
+    def _matching(
+        self, lines: Sequence[Grant], kind: Kind, upstream: str, name: str, *, is_deny: bool
+    ) -> tuple[Candidate, ...]:
+        """The matching lines, each by its widest pattern, in an order that does not depend on how they were read."""
+        found = []
+        for line in lines:
+            matches = [((p.denies if is_deny else p.allows)(kind, upstream, name), p) for p in line.patterns]
+            match, pattern = max(matches, key=lambda pair: pair[0].value)
+            if match is not Match.NONE:
+                found.append(Candidate(line, pattern, match))
+        return tuple(sorted(found, key=lambda candidate: (candidate.grant.condition is not None, candidate.grant.at)))
+
+    def _settle(self, denies: Sequence[Candidate], grants: Sequence[Candidate]) -> Decision | None:
+        certain_deny = next((deny for deny in denies if deny.is_certain), None)
+        if certain_deny is not None:
+            return self.decided(Effect.DENIED, Reason.DENY, certain_deny)
+        if not grants and not any(deny.grant.condition for deny in denies):
+            return self.refusal(Reason.NO_GRANT)
+        certain_grant = next((grant for grant in grants if grant.is_certain), None)
+        if certain_grant is not None and not denies:
+            return self.decided(Effect.ALLOWED, Reason.GRANT, certain_grant)
+        return None
+
+    def decided(self, effect: Effect, reason: Reason, by: Candidate) -> Decision:
+        """The decision that the line `by` made."""
+        return Decision(effect, reason, str(by.grant.at), self.version, by.grant.reason)
+
+    def _remember(self, key: tuple[str, Kind, str, str], found: Candidates) -> None:
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[key] = found
+
+
+def compile_policy(document: PolicyDocument) -> Policy:
+    """Compile a document. `compile_policy(PolicyDocument())` denies everything."""
+    return Policy(document)
+
+
+def canonical_text(sources: Mapping[str, str]) -> str:
+    """All files as one text that can be read and taken apart again: what the audit keeps of a policy."""
+    parts = []
+    for file in sorted(sources):
+        text = sources[file].removesuffix("\n")
+        parts.append(f"==> {file} ({text.count(chr(10)) + 1} lines) <==\n{text}\n")
+    return "".join(parts)
+
+
+def sources_of(text: str) -> dict[str, str]:
+    """The files in a `canonical_text`, for `document.from_sources`."""
+    sources = {}
+    lines = text.split("\n")
+    at = 0
+    while at < len(lines) and lines[at]:
+        file, _, count = lines[at].removeprefix("==> ").removesuffix(" lines) <==").rpartition(" (")
+        end = at + 1 + int(count)
+        sources[file] = "\n".join(lines[at + 1 : end]) + "\n"
+        at = end
+    return sources
+
+
+def _version(sources: Mapping[str, str]) -> str:
+    """SHA-256 (hex) over the files' own names and texts: where the directory stands makes no other policy of it."""
+    content = sorted([PurePath(file).name, text.removesuffix("\n")] for file, text in sources.items())
+    return hashlib.sha256(jsonrpc.canonical(content)).hexdigest()

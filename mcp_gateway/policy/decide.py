@@ -1,0 +1,137 @@
+"""The one question every list and every call asks: may this caller use this target, for these arguments?
+
+1. Unknown agent, no task, or a task that is not the agent's: denied. Unknown target: denied.
+2. Any deny that matches and holds: denied. One that cannot be evaluated denies too: it fails closed.
+3. Any grant that matches and holds: allowed. A condition that cannot be evaluated is not true.
+4. Otherwise denied.
+
+In a list the arguments are not known, so the answer can be that it depends on them; lists show that. What a list hides
+is denied for all arguments. Pure: time is an argument, nothing is read or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from mcp_gateway.domain import NOTHING, Caller, Decision, Effect, Kind, Reason, Request, Target, Verb
+from mcp_gateway.policy.compile import Candidate, Candidates, Policy
+from mcp_gateway.policy.conditions import ERROR, FALSE, TRUE, Scope, Values
+from mcp_gateway.policy.patterns import Match
+
+_METHOD_OF_USE: Final = {
+    Kind.TOOL: "tools/call",
+    Kind.PROMPT: "prompts/get",
+    Kind.RESOURCE: "resources/read",
+    Kind.TEMPLATE: "resources/read",
+}
+_AFTER_A_CALL: Final = (Verb.TASK_GET, Verb.TASK_UPDATE, Verb.TASK_CANCEL)
+"""About a call whose arguments were judged when it was made, and are not sent again."""
+
+_WITHOUT_ARGUMENTS: Final = (Verb.LIST, Verb.COMPLETE, *_AFTER_A_CALL)
+_JUDGED_AS_USE: Final = (*_WITHOUT_ARGUMENTS, Verb.SUBSCRIBE)
+
+
+def decide(policy: Policy, caller: Caller, request: Request, target: Target | None, now: datetime) -> Decision:
+    """What `policy` says; `target` is None where the catalog knows none by that name.
+
+    A list itself (`Verb.LIST` without a target) is allowed with `Reason.LIST`: each entry is decided by itself.
+    """
+    refused = refusal(policy, caller)
+    if refused is not None:
+        return policy.refusal(refused)
+    if target is None:
+        if request.verb is Verb.LIST:
+            return Decision(Effect.ALLOWED, Reason.LIST, policy_version=policy.version)
+        return policy.refusal(Reason.UNKNOWN_TARGET)
+    candidates = policy.candidates(caller.task or "", target.kind, target.upstream, target.name)
+    if candidates.settled is not None:
+        return candidates.settled
+    return _for_verb(policy, request.verb, _weigh(policy, candidates, scope_of(caller, request, target, now)))
+
+
+def refusal(policy: Policy, caller: Caller) -> Reason | None:
+    """Why this caller gets nothing at all, whatever the target; None if it may get something."""
+    assignment = policy.assignments.get(caller.agent)
+    if assignment is None:
+        return Reason.UNKNOWN_AGENT
+    if caller.task is None:
+        return Reason.NO_TASK
+    return None if caller.task in assignment.tasks else Reason.TASK_NOT_ASSIGNED
+
+
+def scope_of(caller: Caller, request: Request, target: Target, now: datetime) -> Scope:
+    """What conditions see of one request for one target."""
+    annotations = target.definition.get("annotations")
+    # A list asks what calls could do: were its own method seen, a condition could tell lists and calls apart. Likewise
+    # a subscription: whoever may not read a resource is not told of it, and whoever may could look all the time.
+    method = _METHOD_OF_USE[target.kind] if request.verb in _JUDGED_AS_USE else request.method
+    values = {
+        "agent": {"name": caller.agent},
+        "person": caller.person,
+        "task": {"name": caller.task},
+        "claims": caller.claims,
+        "tool": {
+            "name": target.name,
+            "annotations": annotations if isinstance(annotations, Mapping) else NOTHING,
+            "upstream": target.upstream,
+            "tags": target.tags,
+        },
+        "request": {"era": str(request.era), "transport": str(request.transport), "method": method},
+        "now": now,
+    }
+    return Scope(values, _arguments(request, target))
+
+
+def holds(candidate: Candidate, scope: Scope) -> Values:
+    """Every truth value that "this line speaks of the target, and its condition is true" could have."""
+    condition = candidate.grant.condition
+    values = TRUE if condition is None else condition.values(scope)
+    return values if candidate.match is Match.ALL else values | FALSE
+
+
+def _arguments(request: Request, target: Target) -> Mapping[str, Any] | None:
+    """What conditions see as `args`; None where it is not known yet."""
+    if target.kind is Kind.RESOURCE:
+        return {"uri": target.name}  # known in lists too, so that lists and reads judge the same
+    if target.kind is Kind.TEMPLATE or request.verb in _WITHOUT_ARGUMENTS:
+        return None
+    return request.arguments
+
+
+def _weigh(policy: Policy, candidates: Candidates, scope: Scope) -> Decision:
+    denies = [(deny, holds(deny, scope)) for deny in candidates.denies]
+    # A deny that cannot be false denies, whether it is true or cannot be evaluated.
+    certain = [(deny, values) for deny, values in denies if not values & FALSE]
+    if certain:
+        deny, values = next((pair for pair in certain if pair[1] & TRUE), certain[0])
+        return policy.decided(Effect.DENIED, Reason.DENY if values & TRUE else Reason.DENY_UNEVALUABLE, deny)
+    may_be_denied = any(values & (TRUE | ERROR) for _, values in denies)
+    grants = [(grant, holds(grant, scope)) for grant in candidates.grants]
+    allowing = next((grant for grant, values in grants if values == TRUE), None)
+    if allowing is not None and not may_be_denied:
+        return policy.decided(Effect.ALLOWED, Reason.GRANT, allowing)
+    possible = allowing or next((grant for grant, values in grants if values & TRUE), None)
+    if possible is not None:
+        return policy.decided(Effect.DEPENDS, Reason.GRANT_DEPENDS, possible)
+    return _none_holds(policy, grants)
+
+
+def _none_holds(policy: Policy, grants: Sequence[tuple[Candidate, Values]]) -> Decision:
+    if not grants:
+        return policy.refusal(Reason.NO_GRANT)
+    failed = next((grant for grant, values in grants if values & ERROR), None)
+    if failed is not None:
+        return policy.decided(Effect.DENIED, Reason.CONDITION_UNEVALUABLE, failed)
+    return policy.decided(Effect.DENIED, Reason.CONDITION_FALSE, grants[0][0])
+
+
+def _for_verb(policy: Policy, verb: Verb, decision: Decision) -> Decision:
+    """`DEPENDS` is an answer for lists only. A completion reveals no more than the list does, and what comes after a
+    call no more than that call, which the arguments then allowed."""
+    if decision.effect is not Effect.DEPENDS or verb is Verb.LIST:
+        return decision
+    if verb is Verb.COMPLETE or verb in _AFTER_A_CALL:
+        return Decision(Effect.ALLOWED, decision.reason, decision.grant, policy.version)
+    return Decision(Effect.DENIED, Reason.CONDITION_UNEVALUABLE, decision.grant, policy.version)

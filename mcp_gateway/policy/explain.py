@@ -1,0 +1,165 @@
+"""Why something was decided: each line of the task, what its condition came to, and which part of it decided.
+
+Tells operators, never agents. Decides nothing itself: the decision is `decide`'s own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from mcp_gateway.domain import Caller, Decision, Effect, Request, Target
+from mcp_gateway.policy.compile import Candidate, Policy
+from mcp_gateway.policy.conditions import TRUE, LeafTrace, Scope, describe
+from mcp_gateway.policy.decide import decide, holds, refusal, scope_of
+from mcp_gateway.policy.document import Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a condition."""
+
+    text: str
+    value: str
+    """`true`, `false`, `cannot be evaluated`, or that it depends on the arguments."""
+    problem: str
+    decided: bool
+    """Whether the condition came out as it did because of this part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One grant or deny of the task."""
+
+    at: str
+    effect: str
+    """`grant` or `deny`."""
+    patterns: tuple[str, ...]
+    matched: str
+    """The pattern that speaks of the target; empty: none does."""
+    condition: str
+    value: str
+    """What "it matches, and its condition is true" came to; empty where no pattern matches."""
+    parts: tuple[Part, ...]
+    decided: bool
+    """Whether the decision names this line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """An agent on a task that may use the target, or might for some arguments, with the same claims and arguments."""
+
+    agent: str
+    task: str
+    effect: Effect
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Everything that went into one decision."""
+
+    agent: str
+    task: str | None
+    target: str
+    """`upstream/name`; empty where the catalog knows none."""
+    decision: Decision
+    lines: tuple[Line, ...]
+    others: tuple[Other, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The explanation as plain JSON values."""
+        return {
+            "agent": self.agent,
+            "task": self.task,
+            "target": self.target,
+            "decision": {name: str(value) for name, value in asdict(self.decision).items()},
+            "lines": [asdict(line) for line in self.lines],
+            "others": [{"agent": o.agent, "task": o.task, "effect": str(o.effect)} for o in self.others],
+        }
+
+    def to_lines(self) -> list[str]:
+        """The explanation as text to read."""
+        by = f" by {self.decision.grant}" if self.decision.grant else ""
+        target = self.target or "a target that nobody offers"
+        lines = [
+            f"{self.agent} on task {self.task or '(none)'}: {target}",
+            f"{self.decision.effect} ({self.decision.reason}){by}, policy {self.decision.policy_version[:8]}",
+        ]
+        if self.decision.message:
+            lines.append(f"because: {self.decision.message}")
+        for line in self.lines:
+            lines.extend(_line_text(line))
+        lines.extend(f"could: {other.agent} on task {other.task} ({other.effect})" for other in self.others)
+        return lines
+
+
+def explain(policy: Policy, caller: Caller, request: Request, target: Target | None, now: datetime) -> Explanation:
+    """What `decide` says of the same, and why."""
+    decision = decide(policy, caller, request, target, now)
+    lines: tuple[Line, ...] = ()
+    others: tuple[Other, ...] = ()
+    if target is not None:
+        others = tuple(_others(policy, caller, request, target, now))
+        if refusal(policy, caller) is None:
+            lines = tuple(_lines(policy, caller, target, scope_of(caller, request, target, now), decision))
+    return Explanation(caller.agent, caller.task, target.key if target else "", decision, lines, others)
+
+
+def _lines(policy: Policy, caller: Caller, target: Target, scope: Scope, decision: Decision) -> Iterator[Line]:
+    task = policy.tasks[caller.task or ""]
+    candidates = policy.candidates(task.name, target.kind, target.upstream, target.name)
+    matching = {id(candidate.grant): candidate for candidate in (*candidates.denies, *candidates.grants)}
+    for effect, grants in (("deny", task.denies), ("grant", task.grants)):
+        for grant in sorted(grants, key=lambda grant: grant.at):
+            yield _line(effect, grant, matching.get(id(grant)), scope, decision)
+
+
+def _line(effect: str, grant: Grant, candidate: Candidate | None, scope: Scope, decision: Decision) -> Line:
+    matched, value = "", ""
+    parts: tuple[Part, ...] = ()
+    if candidate is not None:
+        matched, value = candidate.pattern.text, describe(holds(candidate, scope))
+        parts = tuple(_part(trace) for trace in grant.condition.trace(scope)) if grant.condition else ()
+    return Line(
+        at=str(grant.at),
+        effect=effect,
+        patterns=tuple(pattern.text for pattern in grant.patterns),
+        matched=matched,
+        condition=grant.condition.text if grant.condition else "",
+        value=value,
+        parts=parts,
+        decided=candidate is not None and str(grant.at) == decision.grant,
+    )
+
+
+def _part(trace: LeafTrace) -> Part:
+    return Part(trace.text, describe(trace.values), trace.problem, trace.decided)
+
+
+def _others(policy: Policy, caller: Caller, request: Request, target: Target, now: datetime) -> Iterator[Other]:
+    for assignment in sorted(policy.assignments.values(), key=lambda assignment: assignment.agent):
+        for task in sorted(assignment.tasks):
+            if (assignment.agent, task) != (caller.agent, caller.task):
+                other = replace(caller, agent=assignment.agent, task=task)
+                decision = decide(policy, other, request, target, now)
+                if decision.visible:
+                    yield Other(assignment.agent, task, decision.effect)
+
+
+def _line_text(line: Line) -> Iterator[str]:
+    mark = ">" if line.decided else " "
+    if not line.matched:
+        yield f"{mark} {line.effect} {line.at}: not matched ({', '.join(line.patterns)})"
+        return
+    yield f"{mark} {line.effect} {line.at}: {line.matched} matches, {_verdict(line)}"
+    for part in line.parts:
+        problem = f": {part.problem}" if part.problem else ""
+        yield f"    {'*' if part.decided else ' '} {' '.join(part.text.split())}  ->  {part.value}{problem}"
+
+
+def _verdict(line: Line) -> str:
+    if not line.condition:
+        return "without a condition" if line.value == describe(TRUE) else f"in part: {line.value}"
+    return f"its condition: {line.value}"

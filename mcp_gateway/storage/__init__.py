@@ -1,0 +1,1 @@
+"""Where things are kept: SQLite files that only the gateway's own user can read."""

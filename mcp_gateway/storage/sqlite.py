@@ -1,0 +1,387 @@
+"""The SQLite store: one thread that commits whatever has gathered as one transaction.
+
+Nobody waits for a timer: a row that comes alone is committed at once, rows that come while a commit is under way share
+the next one. Knows nothing of what is stored: the rows come from a `Scribe`. Order: what was submitted first is written
+first, and what was submitted together is committed together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Final, Generic, Protocol, TypeVar
+
+from mcp_gateway.errors import StoreUnavailable
+from mcp_gateway.storage.migrations import migrate
+from mcp_gateway.storage.private import private_file
+
+Connection = sqlite3.Connection
+StoreError = sqlite3.Error
+"""For rooms that hold a connection without importing sqlite3."""
+
+Job = TypeVar("Job")
+JobContra = TypeVar("JobContra", contravariant=True)
+
+MAX_GROUP: Final = 1000
+"""Submissions in one transaction: bounds how long the first of them waits for the last."""
+
+_WAL_LIMIT: Final = 64 * 1024 * 1024
+_IMPATIENT_S: Final = 0.25
+_SIDE_FILES: Final = ("", "-wal", "-shm")
+_log = logging.getLogger("mcp_gateway.storage")
+
+
+class Durability(StrEnum):
+    """What a committed row survives."""
+
+    PROCESS = "process"  # the death of the process (synchronous NORMAL)
+    POWER = "power"  # the loss of power (synchronous FULL: one fsync a commit)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where the database is and how long anybody waits for it."""
+
+    path: Path
+    durability: Durability = Durability.PROCESS
+    busy_timeout_s: float = 2.0
+    """How long a commit waits for another process's lock before its rows fail."""
+    max_waiting: int = 10_000
+    """Submissions that may wait at once; more are refused immediately."""
+    probe_every_s: float = 1.0
+    """How often a store that failed is tried again when nobody writes."""
+
+
+class Scribe(Protocol[JobContra]):
+    """What is written, called on the writer's thread only."""
+
+    def begin(self, db: Connection) -> None:
+        """After every (re)connection, outside a transaction; opens its own."""
+        ...
+
+    def prepare(self, job: JobContra) -> None:
+        """Whatever can be done before the lock is taken. What it raises fails this submission only."""
+        ...
+
+    def write(self, db: Connection, jobs: Sequence[JobContra]) -> None:
+        """Write all jobs in the open transaction; no jobs: write something small that proves the disk takes it."""
+        ...
+
+    def committed(self, db: Connection) -> None: ...
+
+    def failed(self, jobs: Sequence[JobContra], error: str) -> None:
+        """The transaction with these jobs did not come about."""
+        ...
+
+    def end(self, db: Connection) -> None:
+        """Before the last connection closes, outside a transaction."""
+        ...
+
+    def release(self) -> None:
+        """Last of all, whatever happened before."""
+        ...
+
+
+@contextmanager
+def transaction(db: Connection) -> Iterator[None]:
+    """Take the write lock at once, commit at the end, roll back when something is raised."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    finally:
+        # SQLite has already rolled back by itself after some errors (full disk, I/O error).
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+def connect(settings: StoreSettings, busy_timeout_s: float) -> Connection:
+    """Open for writing, in WAL mode, migrated; created with mode 0600 where it does not exist.
+
+    Raises `StoreUnavailable` for what must not be opened (symlink, newer schema), `sqlite3.Error` and `OSError` for
+    what cannot be.
+    """
+    _refuse_links(settings.path)
+    settings.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_file(settings.path)  # its -wal and -shm get the same mode from SQLite
+    db = sqlite3.connect(settings.path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+    try:
+        mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise StoreUnavailable(f"{settings.path}: this file system has no WAL mode (it says {mode!r})")
+        db.execute(f"PRAGMA synchronous = {'FULL' if settings.durability is Durability.POWER else 'NORMAL'}")
+        db.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
+        migrate(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Connection]:
+    """A connection that cannot write. Raises `StoreUnavailable` where there is no database to read."""
+    _refuse_links(path)
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5, check_same_thread=False)) as db:
+            db.execute("PRAGMA schema_version").fetchone()
+            yield db
+    except sqlite3.Error as e:
+        raise StoreUnavailable(f"{path}: cannot be read: {e}") from e
+
+
+class _Ticket(Generic[Job]):
+    """Jobs that are committed together, and who waits for them."""
+
+    __slots__ = ("done", "error", "jobs")
+
+    def __init__(self, jobs: tuple[Job, ...], done: asyncio.Future[None] | None) -> None:
+        self.jobs = jobs
+        self.done = done
+        self.error: Exception | None = None
+
+
+class GroupWriter(Generic[Job]):
+    """The write side of one database; belongs to the event loop that starts it."""
+
+    def __init__(self, settings: StoreSettings, scribe: Scribe[Job]) -> None:
+        self.healthy = False
+        self.last_error = ""
+        self.commits = 0
+        self._settings = settings
+        self._scribe = scribe
+        self._queue: SimpleQueue[list[_Ticket[Job]] | None] = SimpleQueue()
+        self._gathered: list[_Ticket[Job]] = []
+        self._is_writing = False
+        self._waiting = 0
+        self._open = False
+        self._db: Connection | None = None
+        self._inode: tuple[int, int] | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._thread = threading.Thread(target=self._run, name="audit-writer", daemon=True)
+        self._started: asyncio.Future[None]
+        self._stopped: asyncio.Future[None]
+
+    async def start(self) -> None:
+        """Open the database and begin. Raises `StoreUnavailable` where that is not possible."""
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.create_future()
+        self._stopped = self._loop.create_future()
+        self._thread.start()
+        await asyncio.shield(self._started)
+        self._open = True
+
+    async def aclose(self) -> None:
+        """Write what still waits, then close. Everything submitted before is committed or has failed afterwards."""
+        if not self._open:
+            return
+        self._open = False
+        while self._gathered:
+            self._hand_over()
+        self._queue.put(None)
+        await asyncio.shield(self._stopped)
+        self._thread.join()
+
+    def submit(self, *jobs: Job, bounded: bool = True) -> asyncio.Future[None]:
+        """Have `jobs` committed in one transaction; the future ends when they are, or with `StoreUnavailable`.
+
+        `bounded=False` is for what must not be refused because many wait: the ends of calls already under way.
+        """
+        if not self._open:
+            raise StoreUnavailable("the store is closed")
+        if bounded and self._waiting >= self._settings.max_waiting:
+            raise StoreUnavailable(f"{self._waiting} rows wait for the store already")
+        done = self._loop.create_future()
+        self._waiting += 1
+        self._gather(_Ticket(jobs, done))
+        return done
+
+    def post(self, *jobs: Job) -> None:
+        """Have `jobs` committed; nobody waits for it, a failure shows in `healthy` and `last_error`."""
+        if self._open:
+            self._gather(_Ticket(jobs, None))
+
+    # -- on the writer's thread ------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._connect(self._settings.busy_timeout_s)
+        except Exception as e:  # noqa: BLE001 - handed to whoever called start()
+            self._scribe.release()
+            self._answer(self._started, _unavailable(self._settings.path, e))
+            return
+        self.healthy = True
+        self._answer(self._started, None)
+        while (tickets := self._next_group()) is not None:
+            self._commit(tickets)
+        self._end()
+        self._answer(self._stopped, None)
+
+    def _next_group(self) -> list[_Ticket[Job]] | None:
+        """What has gathered; nothing when it is time to try a store again that failed; None at the end."""
+        try:
+            return self._queue.get(timeout=None if self.healthy else self._settings.probe_every_s)
+        except Empty:
+            return []
+
+    def _commit(self, tickets: list[_Ticket[Job]]) -> None:
+        jobs = [job for ticket in tickets if self._is_prepared(ticket) for job in ticket.jobs]
+        if not jobs and self.healthy:
+            self._tell(tickets, None)
+            return
+        try:
+            self._write(jobs)
+        except Exception as e:  # noqa: BLE001 - handed to whoever waits for these rows
+            problem = _unavailable(self._settings.path, e)
+            self._fail(jobs, problem)
+            self._tell(tickets, problem)
+        else:
+            self._tell(tickets, None)
+
+    def _is_prepared(self, ticket: _Ticket[Job]) -> bool:
+        try:
+            for job in ticket.jobs:
+                self._scribe.prepare(job)
+        except Exception as e:  # noqa: BLE001 - handed to whoever waits for this row
+            ticket.error = e
+            if ticket.done is None:
+                _log.exception("a row could not be prepared")
+        return ticket.error is None
+
+    def _write(self, jobs: list[Job]) -> None:
+        db = self._connected()
+        with transaction(db):
+            self._scribe.write(db, jobs)
+        self._scribe.committed(db)
+        self.commits += 1
+        if not self.healthy:
+            self._recovered(db)
+
+    def _connected(self) -> Connection:
+        if self._db is not None and _inode(self._settings.path) != self._inode:
+            # A file that was moved away would swallow rows that nobody ever finds.
+            self._disconnect()
+            self.healthy, self.last_error = False, f"{self._settings.path} was replaced"
+            _log.error("%s", self.last_error)
+        # After a failure nobody waits long for a lock: those who come while it lasts hear so at once.
+        return self._db or self._connect(min(_IMPATIENT_S, self._settings.busy_timeout_s))
+
+    def _connect(self, busy_timeout_s: float) -> Connection:
+        db = connect(self._settings, busy_timeout_s)
+        try:
+            self._inode = _inode(self._settings.path)
+            self._scribe.begin(db)
+        except BaseException:
+            db.close()
+            raise
+        self._db = db
+        return db
+
+    def _recovered(self, db: Connection) -> None:
+        _log.warning("%s can be written again", self._settings.path)
+        db.execute(f"PRAGMA busy_timeout = {int(self._settings.busy_timeout_s * 1000)}")
+        self.healthy, self.last_error = True, ""
+
+    def _fail(self, jobs: list[Job], problem: StoreUnavailable) -> None:
+        if self.healthy:
+            _log.error("%s", problem, exc_info=problem.__cause__)
+        self.healthy, self.last_error = False, str(problem)
+        self._disconnect()
+        self._scribe.failed(jobs, str(problem))
+
+    def _disconnect(self) -> None:
+        if self._db is not None:
+            with suppress(sqlite3.Error):
+                self._db.close()
+        self._db = None
+
+    def _end(self) -> None:
+        try:
+            if self._db is not None:
+                self._scribe.end(self._db)
+        except (sqlite3.Error, OSError) as e:
+            _log.error("%s", _unavailable(self._settings.path, e))
+        self._disconnect()
+        self._scribe.release()
+
+    def _tell(self, tickets: list[_Ticket[Job]], problem: StoreUnavailable | None) -> None:
+        # One wake-up of the loop for the whole group.
+        self._call(self._settle, tickets, problem)
+
+    def _answer(self, future: asyncio.Future[None], problem: StoreUnavailable | None) -> None:
+        self._call(_resolve, future, problem)
+
+    def _call(self, function: object, *args: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody is left who could hear it
+            self._loop.call_soon_threadsafe(function, *args)  # type: ignore[arg-type]
+
+    # -- on the loop -------------------------------------------------------------------------------------------------
+
+    def _gather(self, ticket: _Ticket[Job]) -> None:
+        """Have one more ticket in the next group.
+
+        The writer is woken once a turn of the loop at most, and not while it writes: woken for each ticket it would
+        commit each by itself, and a commit costs more than ten rows.
+        """
+        self._gathered.append(ticket)
+        if not self._is_writing:
+            self._is_writing = True
+            self._loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        group, self._gathered = self._gathered[:MAX_GROUP], self._gathered[MAX_GROUP:]
+        self._is_writing = bool(group)
+        if group:
+            self._queue.put(group)
+
+    def _settle(self, tickets: list[_Ticket[Job]], problem: StoreUnavailable | None) -> None:
+        for ticket in tickets:
+            if ticket.done is not None:
+                self._waiting -= 1
+                _resolve(ticket.done, ticket.error or problem)
+        # Behind those who were woken just now: what they submit goes into the same group.
+        self._loop.call_soon(self._hand_over)
+
+
+def _resolve(future: asyncio.Future[None], problem: Exception | None) -> None:
+    if future.done():  # whoever waited was cancelled
+        return
+    if problem is None:
+        future.set_result(None)
+    else:
+        # An exception of its own for each: raising one object in many tasks would grow its traceback without end.
+        future.set_exception(StoreUnavailable(*problem.args) if isinstance(problem, StoreUnavailable) else problem)
+
+
+def _unavailable(path: Path, error: Exception) -> StoreUnavailable:
+    if isinstance(error, StoreUnavailable):
+        return error
+    problem = StoreUnavailable(f"{path}: {error}")
+    problem.__cause__ = error
+    return problem
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    """Which file stands at `path`; None where there is none."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _refuse_links(path: Path) -> None:
+    for suffix in _SIDE_FILES:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(Path(f"{path}{suffix}").lstat().st_mode):
+                raise StoreUnavailable(f"{path}{suffix} is not a regular file (symbolic links are refused)")

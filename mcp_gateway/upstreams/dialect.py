@@ -1,0 +1,162 @@
+"""How a request is dressed for the era an upstream speaks: `_meta` in the body, and the headers that mirror it.
+
+Pure. Modern servers get the trio of `_meta` keys with every request (basic/index, "_meta") and what *this* agent can
+do, never more; legacy ones were told at `initialize` and get at most a progress token. The agent's own tokens never
+come this far: ids and tokens are the connection's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from mcp.shared.inbound import (
+    NAME_BEARING_METHODS,
+    encode_header_value,
+    find_invalid_x_mcp_header,
+    mcp_param_headers,
+    x_mcp_header_map,
+)
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    LOG_LEVEL_META_KEY,
+    PROTOCOL_VERSION_META_KEY,
+)
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
+
+from mcp_gateway import __version__
+from mcp_gateway.domain import NOTHING, Era, Json, Reply
+
+CLIENT_INFO: Final = {"name": "mcp-gateway", "version": __version__}
+
+QUESTIONS: Final = ("elicitation", "roots", "sampling")
+
+UI: Final = "io.modelcontextprotocol/ui"
+"""MCP Apps. Declared to every server: one need not announce the extension to have tools with pages."""
+
+WIRE_TASKS: Final = "io.modelcontextprotocol/tasks"
+"""Declared only to servers that announce it: what they answer then binds us to serve `tasks/*`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One era, one protocol version."""
+
+    era: Era
+    version: str
+    extensions: frozenset[str] = frozenset()
+    """What the server at the other end announced, of the extensions we can carry in this era."""
+
+    def request(self, request_id: int, method: str, params: Mapping[str, Any], reply: Reply) -> Json:
+        """The whole JSON-RPC request. Its id is its progress token too: unique while it is in flight."""
+        meta = dict(params.get("_meta") or NOTHING)
+        if self.era is Era.MODERN:
+            meta[PROTOCOL_VERSION_META_KEY] = self.version
+            meta[CLIENT_INFO_META_KEY] = CLIENT_INFO
+            meta[CLIENT_CAPABILITIES_META_KEY] = bridgeable(reply.capabilities, self.extensions)
+            if reply.log_level is not None:
+                meta[LOG_LEVEL_META_KEY] = reply.log_level
+        elif "inputResponses" in params or "requestState" in params:
+            params = {k: v for k, v in params.items() if k not in ("inputResponses", "requestState")}
+        if reply.wants_progress:
+            meta["progressToken"] = request_id
+        dressed = {**params, "_meta": meta} if meta else {k: v for k, v in params.items() if k != "_meta"}
+        return {"jsonrpc": "2.0", "id": request_id, "method": method, "params": dressed}
+
+    def headers(self, method: str, params: Mapping[str, Any]) -> dict[str, str]:
+        """The headers that mirror the body on HTTP (transports/streamable-http, "Standard Request Headers")."""
+        headers = {"mcp-protocol-version": self.version}
+        if self.era is Era.MODERN:
+            headers["mcp-method"] = method
+            name = params.get(_name_key(method))
+            if isinstance(name, str):
+                headers["mcp-name"] = _encoded(name)
+        return headers
+
+
+MODERN: Final = Dialect(Era.MODERN, LATEST_MODERN_VERSION)
+HANDSHAKE: Final = Dialect(Era.LEGACY, LATEST_HANDSHAKE_VERSION)
+
+
+def legacy(version: object) -> Dialect:
+    """The dialect of a version that `initialize` settled on. Raises `LookupError` for one we do not speak."""
+    if version not in HANDSHAKE_PROTOCOL_VERSIONS:
+        raise LookupError(f"protocol version {str(version)[:40]!r}")
+    return Dialect(Era.LEGACY, str(version))
+
+
+def initialize_params(capabilities: Mapping[str, Any]) -> Json:
+    """The params of the legacy handshake."""
+    return {
+        "protocolVersion": HANDSHAKE.version,
+        "capabilities": dict(capabilities),
+        "clientInfo": CLIENT_INFO,
+    }
+
+
+def extensions_in(era: Era, capabilities: Mapping[str, Any]) -> frozenset[str]:
+    """The extensions that a server's capabilities announce and we can carry in its era.
+
+    Wire tasks are of 2026-07-28 and later; what 2025-11-25 called tasks was another thing, and is dropped.
+    """
+    announced = capabilities.get("extensions")
+    carried = {UI, WIRE_TASKS} if era is Era.MODERN else {UI}
+    return frozenset(carried & announced.keys()) if isinstance(announced, Mapping) else frozenset()
+
+
+def declares(capabilities: Mapping[str, Any], extension: str) -> bool:
+    """Whether an agent's capabilities for one request have an extension in them."""
+    extensions = capabilities.get("extensions")
+    return isinstance(extensions, Mapping) and isinstance(extensions.get(extension), Mapping)
+
+
+def bridgeable(capabilities: Mapping[str, Any], announced: frozenset[str] = frozenset()) -> Json:
+    """Of what an agent can do, what an upstream may make use of through us; `announced`: its own extensions."""
+    passed = {name: capabilities[name] for name in QUESTIONS if name in capabilities}
+    carried = [name for name in (UI, *(announced & {WIRE_TASKS})) if declares(capabilities, name)]
+    if carried:
+        passed["extensions"] = {name: capabilities["extensions"][name] for name in carried}
+    return passed
+
+
+class ParamHeaders:
+    """The `Mcp-Param-*` headers of tool calls, computed from each tool's own schema (SEP-2243).
+
+    Walking a schema costs far more than a call should, so the walk is remembered per tool for as long as its schema
+    is the very same object.
+    """
+
+    def __init__(self) -> None:
+        self._maps: dict[str, tuple[Any, dict[tuple[str, ...], str]]] = {}
+
+    def of(self, params: Mapping[str, Any], definition: Mapping[str, Any]) -> dict[str, str]:
+        """The headers for one `tools/call`."""
+        schema = definition.get("inputSchema")
+        header_map = self._map_of(str(definition.get("name")), schema) if schema is not None else None
+        arguments = params.get("arguments")
+        if not header_map or not isinstance(arguments, Mapping):
+            return {}
+        return mcp_param_headers(header_map, arguments)
+
+    def _map_of(self, tool: str, schema: Any) -> dict[tuple[str, ...], str]:
+        known = self._maps.get(tool)
+        if known is not None and known[0] is schema:
+            return known[1]
+        header_map = {} if find_invalid_x_mcp_header(schema) else x_mcp_header_map(schema)
+        if len(self._maps) > 20_000:
+            self._maps.clear()
+        self._maps[tool] = (schema, header_map)
+        return header_map
+
+
+@lru_cache(maxsize=4096)  # the same few names come with every call
+def _encoded(name: str) -> str:
+    return encode_header_value(name)
+
+
+def _name_key(method: str) -> str:
+    # SEP-2663: requests about a wire task carry its id in Mcp-Name. The SDK's table does not have them.
+    return "taskId" if method.startswith("tasks/") else NAME_BEARING_METHODS.get(method, "")

@@ -1,0 +1,340 @@
+"""The HTTP/1.1 client towards upstreams: a pool of kept connections to each, and nothing a gateway must not do.
+
+Redirects are not followed (a redirect would carry credentials elsewhere), nothing is read from the environment (no
+proxies, no .netrc), no cookies are kept, and a request is never sent twice: a connection is given up before anything
+is written to it, or the caller hears that it broke. Every address is put to `admits` when it is connected to, after
+DNS has answered, so that no name can lead anywhere else in between.
+
+Why not HTTP/2, and why not a library: docs/decisions/0004-http-client.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing
+from functools import lru_cache
+from socket import SOCK_STREAM
+from types import TracebackType
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from mcp_gateway.upstreams.wire import KEEPALIVE_S, MAX_CONNECTIONS, HttpResponse, WireError, shared_tls
+from mcp_gateway.upstreams.wire_connection import Connection
+
+Admits = Callable[[str], bool]
+"""Whether an IP address, as text, may be connected to."""
+
+MAX_PIECE_BYTES: Final = 1024 * 1024
+"""Of decoded body. Reading in pieces is what keeps a bomb from filling the memory."""
+
+PEEK_AFTER_S: Final = 0.5
+"""A connection that was idle for longer may have been closed without our having heard of it yet."""
+
+ATTEMPT_S: Final = 3.0
+"""For one of several addresses of a name: an address family without a route must not use up all the time."""
+
+_OURS: Final = frozenset({"connection", "content-length", "host", "transfer-encoding"})
+_TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_CANNOT_BE_SENT: Final = "cannot be sent such a request"
+_UNDECODABLE: Final = "sent a body that cannot be decoded"
+
+
+class Origin(NamedTuple):
+    """What connections lead to."""
+
+    host: str
+    port: int
+    is_tls: bool
+
+
+class Place(NamedTuple):
+    """Where a URL leads."""
+
+    origin: Origin
+    first_lines: str
+    """What every request there has between its method and the caller's headers."""
+
+
+class FastClient:
+    """`HttpClient` on asyncio and httptools. Belongs to one event loop."""
+
+    def __init__(self, connect_timeout_s: float, *, admits: Admits | None = None) -> None:
+        self._connect_timeout_s = connect_timeout_s
+        self._admits = admits
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[Connection, Origin] = {}
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+        self._busy = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Exchange:
+        """Send a request; leaving the block closes the answer's stream. Raises `WireError`."""
+        return Exchange(self, method, url, headers, body)
+
+    async def close(self) -> None:
+        """Close every connection, those in use included."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        self._idle.clear()
+        for connection in list(self._open):
+            connection.abort()
+
+    async def take(self, origin: Origin) -> Connection:
+        """A connection that nobody else uses, to be given back. Raises `WireError`."""
+        while self._busy >= MAX_CONNECTIONS:
+            await self._room()
+        self._busy += 1
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if self._is_fresh(connection):
+                return connection
+            connection.abort()
+        try:
+            return await self._connected(origin)
+        except BaseException:
+            self._leave()
+            raise
+
+    def give_back(self, connection: Connection) -> None:
+        """The exchange on this connection is over, or given up: keep the one for the next, close the other."""
+        self._leave()
+        if not connection.is_reusable:
+            connection.abort()
+            return
+        connection.reset()
+        connection.idle_since = self._loop.time()
+        self._idle.setdefault(self._open[connection], []).append(connection)
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(KEEPALIVE_S, self._close_idle)
+
+    def _is_fresh(self, connection: Connection) -> bool:
+        idle_s = self._loop.time() - connection.idle_since
+        return connection.is_open and idle_s < KEEPALIVE_S and (idle_s < PEEK_AFTER_S or not connection.has_news())
+
+    def _close_idle(self) -> None:
+        """Close what was idle for too long; goes on for as long as anything is idle."""
+        expired_at = self._loop.time() - KEEPALIVE_S
+        for kept in self._idle.values():
+            while kept and kept[0].idle_since <= expired_at:
+                kept.pop(0).abort()
+        oldest = min((kept[0].idle_since for kept in self._idle.values() if kept), default=None)
+        self._sweep = None if oldest is None else self._loop.call_at(oldest + KEEPALIVE_S, self._close_idle)
+
+    def _leave(self) -> None:
+        self._busy -= 1
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    async def _room(self) -> None:
+        """Wait until a connection was given back."""
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await waiter
+        except TimeoutError as e:
+            raise WireError("has too many connections open") from e
+
+    async def _connected(self, origin: Origin) -> Connection:
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                connection = await self._connect(origin)
+        except TimeoutError as e:
+            raise WireError("could not be connected to in time") from e
+        except (OSError, ValueError) as e:  # ValueError: a host name that cannot be one
+            raise WireError("could not be connected to") from e
+        if not connection.is_open:
+            raise WireError("could not be connected to")
+        self._open[connection] = origin
+        return connection
+
+    async def _connect(self, origin: Origin) -> Connection:
+        addresses = await self._addresses_of(origin)
+        for number, address in enumerate(addresses, start=1):
+            is_last = number == len(addresses)
+            try:
+                async with asyncio.timeout(None if is_last else ATTEMPT_S):
+                    return await self._connect_to(address, origin)
+            except OSError:  # a timeout is one too
+                if is_last:
+                    raise
+        raise WireError("has no address that may be connected to")
+
+    async def _addresses_of(self, origin: Origin) -> list[str]:
+        found = await self._loop.getaddrinfo(origin.host, origin.port, type=SOCK_STREAM)
+        addresses = dict.fromkeys(str(address[0]) for *_, address in found)
+        return [address for address in addresses if self._admits is None or self._admits(address)]
+
+    async def _connect_to(self, address: str, origin: Origin) -> Connection:
+        tls = shared_tls() if origin.is_tls else None
+        name = origin.host if origin.is_tls else None
+        connection = Connection(self._lost)
+        try:
+            await self._loop.create_connection(lambda: connection, address, origin.port, ssl=tls, server_hostname=name)
+        except BaseException:
+            connection.abort()  # a timeout in the very moment it was made would leave it open
+            raise
+        return connection
+
+    def _lost(self, connection: Connection) -> None:
+        origin = self._open.pop(connection, None)
+        idle = self._idle.get(origin, []) if origin is not None else []
+        if connection in idle:
+            idle.remove(connection)
+
+
+class Exchange:
+    """One request and its answer: what `HttpClient.open` gives."""
+
+    __slots__ = ("_body", "_client", "_connection", "_headers", "_method", "_url")
+
+    def __init__(
+        self, client: FastClient, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> None:
+        self._client = client
+        self._method = method
+        self._url = url
+        self._headers = headers
+        self._body = body
+        self._connection: Connection
+
+    async def __aenter__(self) -> HttpResponse:
+        place = place_of(self._url)
+        request = request_bytes(self._method, place, self._headers, self._body)
+        connection = self._connection = await self._client.take(place.origin)
+        try:
+            connection.send(request, is_head=self._method == "HEAD")
+            await connection.head()
+        except BaseException:
+            connection.abort()
+            self._client.give_back(connection)
+            raise
+        return Response(connection)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.give_back(self._connection)
+
+
+class Response:
+    """`HttpResponse` on one connection."""
+
+    __slots__ = ("_connection", "headers", "status")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.status = connection.status
+        self.headers: Mapping[str, str] = connection.headers
+
+    async def read(self, max_bytes: int) -> bytes | None:
+        """The whole decoded body, if it has no more than `max_bytes`. Raises `WireError`."""
+        if self.headers.get("content-encoding"):
+            return await self._read_decoded(max_bytes)
+        whole = await self._connection.piece()
+        if len(whole) > max_bytes:
+            return None
+        if not whole or not (more := await self._connection.piece()):
+            return whole
+        pieces, size = [whole, more], len(whole) + len(more)
+        while size <= max_bytes and (more := await self._connection.piece()):
+            pieces.append(more)
+            size += len(more)
+        return b"".join(pieces) if size <= max_bytes else None
+
+    async def _read_decoded(self, max_bytes: int) -> bytes | None:
+        pieces, size = [], 0
+        async with aclosing(self.body()) as body:
+            async for piece in body:
+                pieces.append(piece)
+                size += len(piece)
+                if size > max_bytes:
+                    return None
+        return b"".join(pieces)
+
+    async def body(self) -> AsyncGenerator[bytes, None]:
+        """The decoded body in bounded pieces. Raises `WireError`."""
+        encoding = self.headers.get("content-encoding", "").strip().lower()
+        if encoding in ("gzip", "x-gzip"):
+            unzip = zlib.decompressobj(wbits=31)
+        elif encoding not in ("", "identity"):
+            raise WireError(_UNDECODABLE)
+        else:
+            while piece := await self._connection.piece():
+                yield piece
+            return
+        is_empty = True
+        while piece := await self._connection.piece():
+            is_empty = False
+            for decoded in _unzipped(unzip, piece):
+                yield decoded
+        if not (unzip.eof or is_empty):
+            raise WireError(_UNDECODABLE)
+
+
+def request_bytes(method: str, place: Place, headers: Mapping[str, str], body: bytes | None) -> bytes:
+    """A whole request. Raises `WireError` for headers that would change how it is framed or read."""
+    if not all(map(_is_name, headers)) or not _are_values(headers.values()):
+        raise WireError(_CANNOT_BE_SENT)
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if body is None:
+        return f"{method}{place.first_lines}{lines}\r\n".encode("ascii")
+    return f"{method}{place.first_lines}{lines}content-length: {len(body)}\r\n\r\n".encode("ascii") + body
+
+
+def _unzipped(unzip: zlib._Decompress, piece: bytes) -> Iterator[bytes]:
+    """What a piece of gzip decodes to, in bounded pieces. Raises `WireError`."""
+    while piece:
+        if unzip.eof:  # a second member, or garbage behind the first
+            raise WireError(_UNDECODABLE)
+        try:
+            decoded = unzip.decompress(piece, MAX_PIECE_BYTES)
+        except zlib.error as e:
+            raise WireError(_UNDECODABLE) from e
+        piece = unzip.unconsumed_tail or unzip.unused_data
+        if decoded:
+            yield decoded
+
+
+@lru_cache(maxsize=1024)
+def place_of(url: str) -> Place:
+    """Where a URL leads. Raises `WireError` for what is no http or https URL.
+
+    >>> place_of("https://[::1]:8443/mcp?a=b").first_lines
+    ' /mcp?a=b HTTP/1.1\\r\\nhost: [::1]:8443\\r\\n'
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        shown = f"[{host}]" if ":" in host else host.encode("idna").decode()
+    except ValueError as e:
+        raise WireError("has an invalid URL") from e
+    if parts.scheme not in ("http", "https"):
+        raise WireError("has a URL that is neither http nor https")
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not host or "@" in parts.netloc or " " in target or not (target.isascii() and target.isprintable()):
+        raise WireError("has an invalid URL")
+    is_tls = parts.scheme == "https"
+    usual_port = 443 if is_tls else 80
+    shown += f":{port}" if port not in (None, usual_port) else ""
+    return Place(Origin(host, port or usual_port, is_tls), f" {target} HTTP/1.1\r\nhost: {shown}\r\n")
+
+
+@lru_cache(maxsize=1024)
+def _is_name(name: str) -> bool:
+    return bool(name) and _TOKEN.issuperset(name) and name.lower() not in _OURS
+
+
+def _are_values(values: Iterable[str]) -> bool:
+    """RFC 9110 section 5.5: visible ASCII, spaces and tabs."""
+    text = "".join(values)
+    return text.isascii() and (text.isprintable() or text.replace("\t", "").isprintable())

@@ -1,0 +1,322 @@
+"""JSON-RPC over one duplex channel: requests out, answers back to whoever asked, everything else sorted or dropped.
+
+Used over a child's stdin and stdout, and over legacy HTTP+SSE. Ids and progress tokens are our own integers, so two
+agents' equal ids cannot meet here. Waiting, relaying and cancelling all happen in the task that asked; `receive` has
+no I/O, so messages are taken in the order they came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Final
+
+from anyio.abc import TaskGroup
+
+from mcp_gateway import jsonrpc
+from mcp_gateway.domain import Json, Reply, RpcError
+from mcp_gateway.errors import AgentRefused, Misbehaved, TimedOut, UpstreamError
+from mcp_gateway.jsonrpc import Code
+from mcp_gateway.upstreams import messages
+from mcp_gateway.upstreams.connection import SILENT, Answer, Limits, Listener, TooBusy
+from mcp_gateway.upstreams.dialect import QUESTIONS, Dialect
+from mcp_gateway.upstreams.messages import NotAMessage
+from mcp_gateway.upstreams.patience import patience
+from mcp_gateway.upstreams.relay import Call
+from mcp_gateway.upstreams.turns import StillTaken, Turns
+
+MAX_UNRELAYED: Final = 256
+"""Progress and log lines of one call that its agent has not taken yet; the oldest goes first."""
+
+MAX_QUESTIONS: Final = 1_000
+"""Questions of one upstream being answered at once: as many calls may wait for their agents, in the front door."""
+
+SET_LEVEL_TIMEOUT_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """One request before it is sent, and the way it goes."""
+
+    dialect: Dialect
+    method: str
+    params: Mapping[str, Any]
+    send: Callable[[bytes], None]
+    cancellable: bool
+
+
+class _Waiting:
+    """One request without an answer yet."""
+
+    __slots__ = ("_bell", "answer", "call", "error", "unrelayed")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.answer: Answer | None = None
+        self.error: UpstreamError | None = None
+        self.unrelayed: deque[tuple[str, Json]] = deque(maxlen=MAX_UNRELAYED)
+        self._bell: asyncio.Future[None] | None = None
+
+    def settle(self, answer: Answer | None = None, error: UpstreamError | None = None) -> None:
+        """The first outcome counts."""
+        if not self.call.is_over:
+            self.call.is_over = True
+            self.answer, self.error = answer, error
+            self.ring()
+
+    def ring(self) -> None:
+        if self._bell is not None and not self._bell.done():
+            self._bell.set_result(None)
+
+    async def outcome(self) -> Answer:
+        """Relay until there is an answer, and return it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            while self.unrelayed:
+                await self.call.relay(*self.unrelayed.popleft())
+            if self.error is not None:
+                raise self.error
+            if self.answer is not None:
+                return self.answer
+            self._bell = loop.create_future()
+            await self._bell
+
+
+class Peer:
+    """The other end of a duplex channel.
+
+    `send` takes one encoded message without its line end and does not wait; it raises `UpstreamError` when the
+    channel can take no more. `tasks` runs the answers to the upstream's own questions.
+    """
+
+    def __init__(
+        self, name: str, send: Callable[[bytes], None], tasks: TaskGroup, listener: Listener, limits: Limits
+    ) -> None:
+        self._name = name
+        self._send = send
+        self._tasks = tasks
+        self._listener = listener
+        self._limits = limits
+        self._waiting: dict[int, _Waiting] = {}
+        self._turns = Turns()
+        self._last_id = 0
+        self._questions = 0
+        self._closed: UpstreamError | None = None
+
+    async def ask(
+        self,
+        dialect: Dialect,
+        method: str,
+        params: Mapping[str, Any],
+        reply: Reply,
+        timeout_s: float | None,
+        *,
+        cancellable: bool = True,
+        send: Callable[[bytes], None] | None = None,
+    ) -> Answer:
+        """Send one request and wait for its answer. Raises `UpstreamError`.
+
+        `timeout_s` counts from now, whatever progress there is. `send`: how this request and its cancellation go
+        out, where they need another way than the rest. `cancellable=False` is for `initialize`, which must
+        not be cancelled (basic/utilities/cancellation), and for a probe nobody may understand.
+
+        Once the upstream has asked something in the middle of a call, calls whose agents can be asked go one at a time.
+        """
+        message = _Message(dialect, method, params, send or self._send, cancellable)
+        if reply is SILENT:
+            return await self._ask(message, reply, timeout_s)
+        deadline = None if timeout_s is None else perf_counter() + timeout_s
+        try:
+            async with self._turns.turn(alone=self._listener.asks and _has_a_side(reply), within_s=timeout_s):
+                left_s = None if deadline is None else deadline - perf_counter()
+                return await self._ask(message, reply, left_s)
+        except StillTaken as e:
+            words = f"upstream {self._name!r} takes one call at a time, and another still waits for its agent's answer"
+            raise TimedOut(self._name, words) from e
+
+    async def _ask(self, message: _Message, reply: Reply, timeout_s: float | None) -> Answer:
+        if self._closed is not None:
+            raise self._closed
+        if len(self._waiting) + self._turns.waiting >= self._limits.max_in_flight:
+            raise TooBusy(self._name, f"upstream {self._name!r} has too many calls in flight")
+        self._last_id += 1
+        request_id = self._last_id
+        waiting = _Waiting(Call(reply, self._listener.dropped))
+        data = jsonrpc.dump(message.dialect.request(request_id, message.method, message.params, reply))
+        self._waiting[request_id] = waiting
+        try:
+            message.send(data)
+            return await self._answer_of(waiting, timeout_s)
+        finally:
+            del self._waiting[request_id]
+            waiting.call.is_over = True
+            if message.cancellable and waiting.answer is None and waiting.error is None:
+                self._tell_cancelled(request_id, message.send)
+
+    async def set_level(self, dialect: Dialect, level: str, send: Callable[[bytes], None] | None = None) -> None:
+        """Ask for log lines from this level up. A server that does not answer that may still answer the call."""
+        try:
+            await self.ask(dialect, "logging/setLevel", {"level": level}, SILENT, SET_LEVEL_TIMEOUT_S, send=send)
+        except (TimedOut, Misbehaved):
+            self._listener.dropped["level"] += 1
+
+    def notify(self, method: str, params: Json | None = None) -> None:
+        """Send a notification."""
+        self._send(jsonrpc.dump(notification(method, params)))
+
+    def receive(self, data: bytes) -> bool:
+        """Take one message from the channel. False: it was none, and was dropped."""
+        try:
+            message = messages.read_message(data)
+        except NotAMessage as e:
+            self._listener.dropped["noise"] += 1
+            return self._fail_if_ours(e)
+        if messages.is_response(message):
+            self._take_response(message)
+        elif "id" in message:
+            self._take_question(message)
+        else:
+            self._take_notification(message.get("method"), messages.params_of(message))
+        return True
+
+    def fail(self, request_id: int, error: UpstreamError) -> None:
+        """End one request: its message could not be delivered."""
+        waiting = self._waiting.get(request_id)
+        if waiting is not None:
+            waiting.settle(error=error)
+
+    def close(self, error: UpstreamError) -> None:
+        """End every request, and refuse new ones, with this error."""
+        if self._closed is None:
+            self._closed = error
+            for waiting in self._waiting.values():
+                waiting.settle(error=error)
+
+    async def _answer_of(self, waiting: _Waiting, timeout_s: float | None) -> Answer:
+        if timeout_s is None:
+            return await waiting.outcome()
+        with patience(timeout_s, waiting.call.reply):
+            return await waiting.outcome()
+        raise TimedOut(self._name, f"upstream {self._name!r} did not answer within {timeout_s:.3g} s")
+
+    def _tell_cancelled(self, request_id: int, send: Callable[[bytes], None]) -> None:
+        try:
+            send(jsonrpc.dump(cancellation_of(request_id)))
+        except UpstreamError:
+            self._listener.dropped["cancellation"] += 1
+
+    def _fail_if_ours(self, fault: NotAMessage) -> bool:
+        if fault.request_id is None:
+            return False
+        self.fail(fault.request_id, self._misbehaved(str(fault)))
+        return True
+
+    def _misbehaved(self, why: str) -> Misbehaved:
+        return Misbehaved(self._name, f"upstream {self._name!r} sent an answer that breaks the protocol: {why}")
+
+    def _take_response(self, message: Json) -> None:
+        request_id = messages.response_id(message)
+        waiting = self._waiting.get(request_id) if request_id is not None else None
+        if waiting is None or waiting.call.is_over:
+            self._listener.dropped["unknown id"] += 1
+            return
+        try:
+            waiting.settle(messages.answer_in(message))
+        except NotAMessage as e:
+            waiting.settle(error=self._misbehaved(str(e)))
+
+    def _take_notification(self, method: object, params: Json) -> None:
+        if method == "notifications/progress":
+            token = params.get("progressToken")
+            self._offer(self._waiting.get(token) if type(token) is int else None, method, params)
+        elif method == "notifications/message":
+            self._offer(self._only_call(), method, params)
+        else:
+            self._listener.take_news(method, params)
+
+    def _offer(self, waiting: _Waiting | None, method: str, params: Json) -> None:
+        if waiting is None:
+            self._listener.dropped["unattributed"] += 1
+        elif waiting.call.admits(method, params):
+            if len(waiting.unrelayed) == MAX_UNRELAYED:
+                self._listener.dropped["overflow"] += 1
+            waiting.unrelayed.append((method, params))
+            waiting.ring()
+
+    def _only_call(self) -> _Waiting | None:
+        """The call a message without an address belongs to: sure only while there is exactly one.
+
+        The channel carries no sign of the request a log line or a question came from; no other agent may get it.
+        """
+        agents = self._calls_of_agents()
+        return agents[0] if len(agents) == 1 else None
+
+    def _calls_of_agents(self) -> list[_Waiting]:
+        return [waiting for waiting in self._waiting.values() if waiting.call.reply is not SILENT]
+
+    def _take_question(self, message: Json) -> None:
+        request_id = messages.question_id(message)
+        if request_id is None:
+            self._listener.dropped["question"] += 1
+        elif message.get("method") == "ping":
+            self._respond(jsonrpc.result_message(request_id, {}))
+        elif self._listener.on_question is None or self._questions >= MAX_QUESTIONS:
+            self._listener.dropped["question"] += 1
+            self._respond(jsonrpc.error_message(request_id, refusal_of(message.get("method"))))
+        else:
+            self._questions += 1
+            # A question outside any call (many servers ask for roots once they are initialized) says nothing of calls.
+            self._listener.asks = self._listener.asks or bool(self._calls_of_agents())
+            waiting = self._only_call()
+            reply = waiting.call.reply if waiting is not None else None
+            self._tasks.start_soon(self._answer_question, request_id, message, reply)
+
+    async def _answer_question(self, request_id: int | str, message: Json, reply: Reply | None) -> None:
+        try:
+            self._respond(await answer_question(self._listener, request_id, message, reply))
+        finally:
+            self._questions -= 1
+
+    def _respond(self, message: Json) -> None:
+        try:
+            self._send(jsonrpc.dump(message))
+        except UpstreamError:
+            self._listener.dropped["response"] += 1
+
+
+def _has_a_side(reply: Reply) -> bool:
+    """Whether the agent said that there is somebody, or something, to be asked."""
+    return any(name in reply.capabilities for name in QUESTIONS)
+
+
+def notification(method: str, params: Json | None = None) -> Json:
+    """A JSON-RPC notification."""
+    return {"jsonrpc": "2.0", "method": method} | ({"params": params} if params is not None else {})
+
+
+def cancellation_of(request_id: int) -> Json:
+    """The notification that ends one of our requests, where closing a stream does not."""
+    return notification("notifications/cancelled", {"requestId": request_id, "reason": "the caller stopped waiting"})
+
+
+async def answer_question(listener: Listener, request_id: int | str, message: Json, reply: Reply | None) -> Json:
+    """The JSON-RPC response to an upstream's question, asked of whoever is plugged in."""
+    method = message.get("method")
+    if listener.on_question is None or not isinstance(method, str):
+        return jsonrpc.error_message(request_id, refusal_of(method))
+    try:
+        return jsonrpc.result_message(
+            request_id, await listener.on_question(method, messages.params_of(message), reply)
+        )
+    except LookupError as e:
+        return jsonrpc.error_message(request_id, RpcError(Code.METHOD_NOT_FOUND, str(e)))
+    except AgentRefused as e:
+        return jsonrpc.error_message(request_id, RpcError(e.rpc_code, str(e), e.data))
+
+
+def refusal_of(method: object) -> RpcError:
+    """What an upstream hears when it asks something nobody here answers."""
+    return RpcError(Code.METHOD_NOT_FOUND, f"the gateway does not answer {str(method)[:60]!r}")

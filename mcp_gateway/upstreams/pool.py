@@ -1,0 +1,117 @@
+"""All upstreams of one configuration: started side by side, kept alive, changed one by one when the file changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from mcp_gateway.config.servers import ServerConfig
+from mcp_gateway.domain import NOTHING, Listing, Upstream, UpstreamStatus
+from mcp_gateway.upstreams.connection import Limits, Question
+from mcp_gateway.upstreams.managed import ManagedUpstream, Surroundings
+
+
+class Pool:
+    """The upstreams behind us.
+
+    `on_change` is called with an upstream's name whenever its state or its listing is another, and when it has left
+    the configuration, `on_updated` with a name and a URI whenever an upstream says that a resource has changed; both
+    must be quick and must not raise. `remembered` is what was found out about servers (see
+    `handshake.Memory`); hand in one that is kept to spare slow probes at the next start.
+
+    Entered and left in one task. Leaving it ends every upstream at once and takes at most some seconds.
+    """
+
+    def __init__(
+        self,
+        on_change: Callable[[str], None] = lambda name: None,
+        *,
+        limits: Limits | None = None,
+        remembered: MutableMapping[str, str] | None = None,
+        on_question: Question | None = None,
+        question_capabilities: Mapping[str, Any] = NOTHING,
+        on_updated: Callable[[str, str], None] = lambda name, uri: None,
+    ) -> None:
+        kept = {} if remembered is None else remembered
+        self._around = Surroundings(
+            on_change, limits or Limits(), kept, on_question, question_capabilities, on_updated=on_updated
+        )
+        self._upstreams: Mapping[str, ManagedUpstream] = {}
+        self._tasks: TaskGroup = anyio.create_task_group()
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tasks.cancel_scope.cancel()
+        # Without the block's own exception, which goes its way by itself instead of inside a group.
+        await self._tasks.__aexit__(None, None, None)
+
+    @property
+    def upstreams(self) -> Mapping[str, Upstream]:
+        """Every configured upstream by name, whatever its state, in the order of the configuration."""
+        return MappingProxyType(self._upstreams)
+
+    @property
+    def listings(self) -> Mapping[str, Listing]:
+        """What each upstream offers; for one that is down, what it offered last."""
+        return {name: found.listing for name, found in self._upstreams.items() if found.listing is not None}
+
+    def statuses(self) -> tuple[UpstreamStatus, ...]:
+        """How each upstream is doing."""
+        return tuple(upstream.status for upstream in self._upstreams.values())
+
+    async def apply(self, servers: Sequence[ServerConfig]) -> None:
+        """Make these the configuration. Waits for no upstream.
+
+        New ones start side by side, gone ones are closed once their calls in flight are done (or some seconds are
+        over), changed ones are restarted, and those whose connection is the same go on undisturbed.
+        """
+        before = self._upstreams
+        after = {config.name: self._upstream_for(config, before.get(config.name)) for config in servers}
+        self._upstreams = after
+        for name, upstream in before.items():
+            if after.get(name) is not upstream:
+                self._tasks.start_soon(upstream.retire)
+        for name, upstream in after.items():
+            if before.get(name) is not upstream:
+                self._tasks.start_soon(upstream.run)
+        for name in before.keys() - after.keys():
+            self._around.on_change(name)
+
+    async def settled(self, timeout_s: float) -> bool:
+        """Wait until every enabled upstream has been ready or down once. False if the time was over first."""
+        with anyio.move_on_after(timeout_s):
+            for upstream in self._upstreams.values():
+                if upstream.config.enabled:
+                    await upstream.settled.wait()
+            return True
+        return False
+
+    def _upstream_for(self, config: ServerConfig, before: ManagedUpstream | None) -> ManagedUpstream:
+        if before is not None and _way_of(before.config) == _way_of(config):
+            before.config = config
+            return before
+        upstream = ManagedUpstream(config, self._around, before)
+        if not config.enabled or before is None or not _is_same_server(before.config, config):
+            upstream.listing = None
+        return upstream
+
+
+def _way_of(config: ServerConfig) -> ServerConfig:
+    """The part of a configuration that a live connection depends on; the rest is the catalog's."""
+    return replace(
+        config, prefix=None, include=(), exclude=(), timeout_s=0, tags=frozenset(), tool_tags=NOTHING, at="", shown=""
+    )
+
+
+def _is_same_server(one: ServerConfig, other: ServerConfig) -> bool:
+    return (one.command, one.url) == (other.command, other.url)

@@ -1,0 +1,69 @@
+"""What the rest of this room wants of an HTTP client: the interface, its errors, and what all clients share.
+
+Redirects are not followed (a redirect would carry credentials elsewhere), nothing is read from the environment (no
+proxies, no .netrc), bodies arrive decoded in pieces of at most 1 MiB, and how much of them is read is the caller's
+decision. Knows nothing of JSON or MCP. `fast_wire` has the client.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import cache
+from typing import Final, Protocol
+
+import httpx2
+
+KEEPALIVE_S: Final = 4.0
+"""Below the 5 s after which uvicorn and node close an idle connection: we never send into one that is closing."""
+
+MAX_CONNECTIONS: Final = 1000
+"""The default of 100 starves calls as soon as some dozen long streams are open."""
+
+
+class WireError(Exception):
+    """No HTTP answer, or one that broke off. The text holds no secrets."""
+
+
+class HttpResponse(Protocol):
+    """One answer, its body not read yet."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Names in any case."""
+        ...
+
+    def body(self) -> AsyncGenerator[bytes, None]:
+        """The decoded body in bounded pieces; to be closed by whoever stops early. Raises `WireError`."""
+        ...
+
+    async def read(self, max_bytes: int) -> bytes | None:
+        """The whole decoded body; None, as soon as that is certain, if it has more than `max_bytes`.
+
+        Raises `WireError`.
+        """
+        ...
+
+
+class HttpClient(Protocol):
+    """Sends requests to one upstream."""
+
+    def open(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> AbstractAsyncContextManager[HttpResponse]:
+        """Send a request; leaving the block closes the answer's stream. Raises `WireError`."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+@cache
+def shared_tls() -> ssl.SSLContext:
+    """One TLS configuration for all upstreams; making one takes tens of milliseconds."""
+    context = httpx2.create_ssl_context(trust_env=False)
+    context.set_alpn_protocols(["http/1.1"])
+    return context

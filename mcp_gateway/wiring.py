@@ -1,0 +1,346 @@
+"""Configuration in, running parts out: the only file that knows every part by its class.
+
+`running(...)` starts what a gateway needs whatever door serves it; `Running` can replace its configuration and
+policy while it runs (`reload` decides when). Catalog, policy and guards become one `Snapshot` in `refresh`, the only
+place that makes one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import anyio
+
+from mcp_gateway import __version__
+from mcp_gateway.audit.log import AuditLog, Durability, Record
+from mcp_gateway.audit.query import AuditReader
+from mcp_gateway.catalog.catalog import Catalog, build
+from mcp_gateway.catalog.naming import NamingRule
+from mcp_gateway.catalog.pages import Cursors
+from mcp_gateway.config.servers import Configuration, ServerConfig
+from mcp_gateway.config.settings import Settings
+from mcp_gateway.credentials.static import StaticCredentials
+from mcp_gateway.domain import Caller, Kind, Strength, UpstreamState
+from mcp_gateway.errors import Complaint, ConfigInvalid, StoreUnavailable, Unreachable
+from mcp_gateway.frontdoor.answers import SERVER_INFO, Answers
+from mcp_gateway.frontdoor.doorstep import Doorstep
+from mcp_gateway.frontdoor.exchange import Closers
+from mcp_gateway.frontdoor.http import HttpDoor
+from mcp_gateway.frontdoor.legacy import LegacyDoor
+from mcp_gateway.frontdoor.listen import Bulletin
+from mcp_gateway.frontdoor.modern import ModernDoor
+from mcp_gateway.frontdoor.parking import ParkingLot
+from mcp_gateway.frontdoor.rounds import Rounds
+from mcp_gateway.frontdoor.seals import Seals
+from mcp_gateway.frontdoor.stdio import StdioDoor
+from mcp_gateway.frontdoor.updates import Updates
+from mcp_gateway.frontdoor.wire_tasks import WIRE_TASK_TTL_S, WireTasks
+from mcp_gateway.gateway import Gateway, Snapshot
+from mcp_gateway.guards.limits import Limits
+from mcp_gateway.guards.order import Guards
+from mcp_gateway.guards.schema import Schemas
+from mcp_gateway.identity.keys import Keys
+from mcp_gateway.identity.task import task_for
+from mcp_gateway.identity.verify import ApiKeyCheck, Verifier
+from mcp_gateway.policy.compile import Policy, compile_policy
+from mcp_gateway.policy.document import load as load_policy
+from mcp_gateway.storage.private import random_key
+from mcp_gateway.upstreams.bridge import LEGACY_CAPABILITIES, put_question
+from mcp_gateway.upstreams.connection import Limits as UpstreamLimits
+from mcp_gateway.upstreams.pool import Pool
+
+REFRESH_AFTER_S: Final = 0.02
+"""How long changes of upstreams are gathered before a new catalog is built of them."""
+
+FIRST_LIST_S: Final = 5.0
+"""How long the first requests wait for upstreams that are starting. A slower one is announced when it is there."""
+
+ENVELOPE_BYTES: Final = 64 * 1024
+"""What a message is longer than the result in it."""
+
+SEAL_KEY_FILE: Final = "seals.key"
+
+STATE_TTL_S: Final = 600
+"""How long a `requestState` is good for: longer than a parked call waits, so that the lot decides when it is over."""
+
+_log: Final = logging.getLogger(__name__)
+
+Load = Callable[[], Configuration]
+"""Reads the configuration as it is written now. Raises `ConfigInvalid`."""
+
+
+def utc_now() -> datetime:
+    """The time as every room gets it."""
+    return datetime.now(UTC)
+
+
+def new_request_id() -> str:
+    """A unique id that sorts by time: milliseconds since the epoch, then 64 random bits."""
+    return f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(8)}"
+
+
+class Running:
+    """A gateway's parts while it runs, and how they are replaced."""
+
+    def __init__(self, configuration: Configuration, policy: Policy, load: Load, audit: AuditLog) -> None:
+        self.configuration = configuration
+        """In force: its `settings` stay those the process was started with."""
+        self.policy = policy
+        self.audit = audit
+        self.closers = Closers()
+        self._load = load
+        self._schemas = Schemas()
+        limits = upstream_limits(configuration.settings)
+        self.pool = Pool(
+            on_change=lambda _: self._refresh_soon(),
+            limits=limits,
+            on_question=put_question,
+            question_capabilities=LEGACY_CAPABILITIES,
+            on_updated=lambda upstream, uri: self.updates.note(upstream, uri),
+        )
+        self.gateway = Gateway(self._snapshot(), audit, utc_now)
+        self.updates = Updates(self.gateway, new_request_id)
+        self.bulletin = Bulletin(self.gateway, SERVER_INFO, self.updates)
+        master_key = random_key(configuration.settings.state / SEAL_KEY_FILE)
+        wire_tasks = WireTasks(Seals(master_key, "wire task", WIRE_TASK_TTL_S), time.time)
+        self.answers = Answers(self.gateway, Cursors(secrets.token_bytes(32)), new_request_id, wire_tasks, self.updates)
+        seals = Seals(master_key, "request state", STATE_TTL_S)
+        self.rounds = Rounds(self.answers, ParkingLot(self.closers), seals, time.time)
+        self._complaints: dict[str, str] = {}
+        self._refreshing: asyncio.TimerHandle | None = None
+
+    async def reload_config(self) -> str:
+        """Read servers.toml again and apply it; tells what changed, or nothing.
+
+        Raises `ConfigInvalid`, and changes nothing, if it cannot be used.
+        """
+        before, written = self.configuration, self._load()
+        after = replace(written, settings=before.settings)
+        if after == before:
+            return ""
+        self.configuration = after
+        await self.pool.apply(bounded(after))
+        self.refresh()
+        restart = "" if written.settings == before.settings else " ([gateway] changed: restart to apply)"
+        return f"{before.version[:8]} -> {after.version[:8]}{restart}"
+
+    async def reload_policy(self) -> str:
+        """Read the policies again and apply them; tells what changed, or nothing.
+
+        Raises `PolicyInvalid`, and changes nothing, if they cannot be used.
+        """
+        before, after = self.policy, policy_of(self.configuration)
+        if after.version == before.version:
+            return ""
+        self.policy = after
+        self.refresh()
+        return f"{before.version[:8]} -> {after.version[:8]}"
+
+    async def settled(self, timeout_s: float) -> None:
+        """Wait until every upstream has come up or failed once, and the snapshot knows; at most `timeout_s`."""
+        await self.pool.settled(timeout_s)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Judge by what the configuration, the policy and the upstreams say now; tell agents whose lists changed."""
+        self._cancel_refresh()
+        self.gateway.swap(self._snapshot())
+        told = self.bulletin.publish()
+        _log.debug("snapshot replaced, %d agents told", told)
+
+    def complain(self, about: str, text: str) -> bool:
+        """Remember (or with an empty text forget) why a file is not in force; tells whether that is news."""
+        is_new = self._complaints.pop(about, "") != text
+        if text:
+            self._complaints[about] = text
+        return is_new
+
+    def health(self) -> Mapping[str, Any]:
+        """How the parts are doing, without a name in it: anybody may read this."""
+        states = [status.state for status in self.pool.statuses()]
+        enabled = [state for state in states if state is not UpstreamState.DISABLED]
+        return {
+            "ok": self.audit.healthy,
+            "ready": UpstreamState.STARTING not in enabled,
+            "version": __version__,
+            "upstreams": {state.value: states.count(state) for state in sorted(set(states))},
+            "audit": "ok" if self.audit.healthy else "cannot be written",
+            "complaints": sorted(self._complaints),
+        }
+
+    def http_door(self, verifier: Verifier) -> tuple[HttpDoor, LegacyDoor]:
+        """The ASGI application, and the part of it that keeps sessions."""
+        settings = self.configuration.settings
+        legacy = LegacyDoor(self.answers, self.bulletin, self.closers)
+        modern = ModernDoor(self.gateway, self.rounds, self.bulletin, self.closers)
+        doorstep = Doorstep(
+            allowed_hosts=settings.allowed_hosts,
+            allowed_origins=settings.allowed_origins,
+            loopback=settings.is_loopback,
+            max_header_bytes=settings.max_header_bytes,
+            max_body_bytes=settings.max_body_bytes,
+        )
+        door = HttpDoor(self.gateway, doorstep, verifier, self.audit, (modern, legacy), self.health, utc_now)
+        return door, legacy
+
+    def stdio_door(self, agent: str, task: str | None) -> StdioDoor:
+        """The door for one agent on the standard streams.
+
+        Raises `ConfigInvalid` for an agent that the policy does not name or that has no such task.
+        """
+        self._check_agent(agent, task)
+
+        def caller() -> Caller:
+            assigned = task_for(self.gateway.assignment(agent), task)
+            return Caller(agent=agent, task=assigned, strength=Strength.STDIO, credential_id=f"stdio:{agent}")
+
+        return StdioDoor(self.answers, self.rounds, self.bulletin, caller, self.configuration.settings.max_body_bytes)
+
+    def _check_agent(self, agent: str, task: str | None) -> None:
+        assignment = self.gateway.assignment(agent)
+        where = str(self.configuration.settings.policies)
+        if assignment is None:
+            known = ", ".join(sorted(self.policy.assignments)) or "none"
+            raise ConfigInvalid([Complaint(where, 0, f"no policy names the agent {agent!r}", f"known: {known}")])
+        if task is not None and task not in assignment.tasks:
+            tasks = ", ".join(assignment.tasks) or "none"
+            raise ConfigInvalid([Complaint(where, 0, f"agent {agent!r} has no task {task!r}", f"it has: {tasks}")])
+
+    def _snapshot(self) -> Snapshot:
+        settings, servers = self.configuration.settings, self.configuration.servers
+        listings = self.pool.listings
+        catalog = build(listings.values(), {server.name: naming_rule(server) for server in servers})
+        self._remember(catalog)
+        return Snapshot(
+            catalog=catalog,
+            policy=self.policy,
+            guards=Guards(Limits(settings.max_body_bytes, max_result_bytes=settings.max_result_bytes), self._schemas),
+            upstreams=self.pool.upstreams,
+            credential_for=StaticCredentials(servers).credential_for,
+            instructions={name: listing.instructions for name, listing in listings.items() if listing.instructions},
+            extensions=frozenset[str]().union(*(listing.extensions for listing in listings.values())),
+        )
+
+    def _remember(self, catalog: Catalog) -> None:
+        self.audit.remember_policy(self.policy.version, self.policy.text)
+        for kind in Kind:
+            for target in catalog.targets(kind):
+                self.audit.remember_target(target)
+        for problem in catalog.problems:
+            _log.warning("upstream %s: %s", problem.upstream, problem.message)
+
+    def _refresh_soon(self) -> None:
+        if self._refreshing is None:
+            self._refreshing = asyncio.get_running_loop().call_later(REFRESH_AFTER_S, self.refresh)
+
+    def _cancel_refresh(self) -> None:
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            self._refreshing = None
+
+
+@asynccontextmanager
+async def running(load: Load) -> AsyncIterator[Running]:
+    """Start a gateway's parts as `load` says; upstreams come up by themselves meanwhile.
+
+    Raises `ConfigInvalid` and `PolicyInvalid` before anything is started, `StoreUnavailable` where the audit cannot
+    be opened.
+    """
+    configuration = load()
+    policy = policy_of(configuration)
+    async with open_audit(configuration) as audit:
+        parts = Running(configuration, policy, load, audit)
+        async with parts.pool, anyio.create_task_group() as tasks:
+            await parts.pool.apply(bounded(configuration))
+            parts.gateway.hold()
+            tasks.start_soon(_open_when_settled, parts)
+            yield parts
+            tasks.cancel_scope.cancel()
+
+
+async def _open_when_settled(parts: Running) -> None:
+    await parts.settled(FIRST_LIST_S)
+    parts.gateway.open()
+
+
+def policy_of(configuration: Configuration) -> Policy:
+    """The policies a configuration names, compiled. Raises `PolicyInvalid`."""
+    return compile_policy(load_policy(configuration.settings.policies))
+
+
+def open_audit(configuration: Configuration) -> AbstractAsyncContextManager[AuditLog]:
+    """The audit that a configuration names, to be entered."""
+    settings = configuration.settings
+    return AuditLog.opened(
+        settings.audit,
+        settings.state,
+        durability=Durability(settings.durability),
+        record=Record(settings.record),
+    )
+
+
+def audit_reader(configuration: Configuration) -> AuditReader:
+    """What the audit holds. Raises `StoreUnavailable` where it cannot be read."""
+    path = configuration.settings.audit
+    if not path.exists():
+        hint = "the gateway makes it when it starts; if it has been started before, somebody removed the audit"
+        raise StoreUnavailable(f"{path} does not exist: {hint}")
+    return AuditReader(path)
+
+
+def verifier(configuration: Configuration, keys: Keys) -> Verifier:
+    """Who may be let in at the HTTP door."""
+    return Verifier([ApiKeyCheck(keys)], anonymous=configuration.settings.anonymous)
+
+
+def keys_of(configuration: Configuration) -> Keys:
+    """The API keys this gateway has issued. Raises `StoreUnavailable`."""
+    return Keys(configuration.settings.state)
+
+
+async def catalog_of(configuration: Configuration, upstream: str, timeout_s: float) -> Catalog:
+    """What one enabled upstream offers right now, without a gateway running. Raises `Unreachable` if it cannot say."""
+    servers = [server for server in bounded(configuration) if server.name == upstream]
+    async with Pool(limits=upstream_limits(configuration.settings)) as pool:
+        await pool.apply(servers)
+        await pool.settled(timeout_s)
+        listings = pool.listings
+        details = [status.detail for status in pool.statuses()]
+    if not listings:
+        raise Unreachable(upstream, "".join(details) or f"it has not answered within {timeout_s:.0f} s")
+    return build(listings.values(), {server.name: naming_rule(server) for server in servers})
+
+
+def bounded(configuration: Configuration) -> Sequence[ServerConfig]:
+    """The servers, none with more time for a call than `[gateway]` allows."""
+    most_s = configuration.settings.call_timeout_s
+    return [replace(server, timeout_s=min(server.timeout_s, most_s)) for server in configuration.servers]
+
+
+def upstream_limits(settings: Settings) -> UpstreamLimits:
+    """Bounds on upstreams that let through every result that `[gateway]` allows."""
+    usual = UpstreamLimits()
+    return replace(
+        usual,
+        max_message_bytes=max(usual.max_message_bytes, settings.max_result_bytes + ENVELOPE_BYTES),
+        max_answer_bytes=max(usual.max_answer_bytes, 2 * settings.max_result_bytes),
+    )
+
+
+def naming_rule(server: ServerConfig) -> NamingRule:
+    """How one server's targets are named and which of them exist for agents."""
+    return NamingRule(
+        prefix=server.prefix,
+        include=server.include,
+        exclude=server.exclude,
+        tags=server.tags,
+        tool_tags=server.tool_tags,
+    )

@@ -1,0 +1,144 @@
+"""What holds for every policy: random ones, held against every call there can be."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+from asking import NOON, caller, request, target
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcp_gateway.domain import Decision, Verb
+from mcp_gateway.policy.compile import Policy, compile_policy
+from mcp_gateway.policy.decide import decide
+from mcp_gateway.policy.document import from_sources
+
+TARGETS = ["crm/get", "crm/put", "billing/get"]
+PATTERNS = ["crm/get", "crm/*", "crm/put", "billing/*", "billing/g*t", "mail/*"]
+# Each argument appears in at most one leaf of a condition, so that every mix of values can really be sent.
+ARGS: list[dict[str, Any]] = [
+    {name: value for name, value in zip("abc", values, strict=True) if value is not None}
+    for values in itertools.product([0, 1, "x", None], repeat=3)
+]
+NAMES = "abcd"
+EVERY_MIX: list[dict[str, Any]] = [
+    dict(zip(NAMES, values, strict=True)) for values in itertools.product([0, 1, "x"], repeat=len(NAMES))
+]
+FIXED = ["claims.yes", "claims.no", "claims.missing", "claims.number == 1", "agent.name == 'bot'", "!claims.yes"]
+CLAIMS = {"yes": True, "no": False, "number": 1}
+
+
+@st.composite
+def conditions(draw: st.DrawFn) -> str:
+    """Conditions in which each part that reads an argument can be true, false and not evaluable."""
+    arguments = iter(draw(st.permutations(["args.a > 0", "args.b > 0", "args.c > claims.missing"])))
+
+    def part(depth: int) -> str:
+        kind = draw(st.sampled_from(["fixed", "arg", "and", "or", "not", "if"] if depth else ["fixed", "arg"]))
+        match kind:
+            case "fixed":
+                return draw(st.sampled_from(FIXED))
+            case "arg":
+                return next(arguments, None) or draw(st.sampled_from(FIXED))
+            case "not":
+                return f"!({part(depth - 1)})"
+            case "if":
+                return f"({draw(st.sampled_from(FIXED))} ? {part(depth - 1)} : {part(depth - 1)})"
+        return f"({part(depth - 1)} {'&&' if kind == 'and' else '||'} {part(depth - 1)})"
+
+    return part(2)
+
+
+@st.composite
+def lines(draw: st.DrawFn, what: str) -> str:
+    tools = draw(st.lists(st.sampled_from([*PATTERNS, "*"] if what == "deny" else PATTERNS), min_size=1, max_size=2))
+    when = draw(st.none() | conditions())
+    condition = f"when = '''{when}'''\n" if when else ""
+    return f"[[tasks.work.{what}]]\ntools = {tools!r}\n{condition}"
+
+
+BOT = "[agents.bot]\ntasks = ['work']\n"
+grants = st.lists(lines("grant"), max_size=4)
+denies = st.lists(lines("deny"), max_size=2)
+
+
+def compiled(blocks: list[str]) -> Policy:
+    return compile_policy(from_sources({"a.toml": BOT + "[tasks.work]\n" + "".join(blocks)}))
+
+
+def ask(policy: Policy, key: str, args: dict[str, Any] | None) -> Decision:
+    asked = request(Verb.LIST) if args is None else request(Verb.CALL, args)
+    return decide(policy, caller(**CLAIMS), asked, target(key), NOON)
+
+
+@given(grants, denies, lines("deny"))
+def test_adding_a_deny_never_allows_more(some: list[str], others: list[str], one: str) -> None:
+    before, after = compiled([*some, *others]), compiled([*some, *others, one])
+    for key in TARGETS:
+        assert ask(before, key, None).visible >= ask(after, key, None).visible
+        for args in ARGS:
+            assert ask(before, key, args).allowed >= ask(after, key, args).allowed
+
+
+@given(grants, denies, st.randoms(use_true_random=False))
+def test_the_order_of_tables_never_matters(some: list[str], others: list[str], random: Any) -> None:
+    blocks = [*some, *others]
+    shuffled = random.sample(blocks, len(blocks))
+    one, other = compiled(blocks), compiled(shuffled)
+    for key in TARGETS:
+        for args in (None, *ARGS):
+            first, second = ask(one, key, args), ask(other, key, args)
+            assert (first.effect, first.reason) == (second.effect, second.reason)
+
+
+@given(grants, denies, st.booleans())
+def test_the_order_of_files_never_matters(some: list[str], others: list[str], agents_first: bool) -> None:
+    task = "[tasks.work]\n" + "".join([*some, *others])
+    names = ("a.toml", "b.toml") if agents_first else ("b.toml", "a.toml")
+    policy = compile_policy(from_sources(dict(zip(names, (BOT, task), strict=True))))
+    for key in TARGETS:
+        assert ask(policy, key, ARGS[0]).effect is ask(compiled([*some, *others]), key, ARGS[0]).effect
+
+
+@st.composite
+def independent_policies(draw: st.DrawFn) -> list[str]:
+    """Policies in which no argument is read twice: the set of values of every part is exact then."""
+    blocks = draw(st.lists(lines("grant"), min_size=1, max_size=3)) + draw(denies)
+    names = iter(NAMES)
+
+    def own(match: re.Match[str]) -> str:
+        name = next(names, None)
+        return f"args.{name} > " if name else "claims.number > "
+
+    return [re.sub(r"args\.[abc] > ", own, block) for block in blocks]
+
+
+@settings(max_examples=60)
+@given(independent_policies())
+def test_what_is_listed_is_exactly_what_some_call_can_have(blocks: list[str]) -> None:
+    policy = compiled(blocks)
+    for key in TARGETS:
+        assert ask(policy, key, None).visible == any(ask(policy, key, args).allowed for args in EVERY_MIX)
+
+
+@given(grants)
+def test_a_condition_that_cannot_be_evaluated_never_allows(some: list[str]) -> None:
+    broken = [line.replace("when = '''", "when = '''claims.missing && ") for line in some if "when" in line]
+    policy = compiled(broken)
+    for key in TARGETS:
+        assert not ask(policy, key, None).visible
+        for args in ARGS:
+            assert not ask(policy, key, args).allowed
+
+
+@given(grants, denies)
+def test_what_a_list_says_for_sure_is_so_for_every_call(some: list[str], others: list[str]) -> None:
+    policy = compiled([*some, *others])
+    for key in TARGETS:
+        listed = ask(policy, key, None)
+        if listed.allowed:
+            assert all(ask(policy, key, args).allowed for args in ARGS)
+        if not listed.visible:
+            assert not any(ask(policy, key, args).allowed for args in ARGS)

@@ -1,0 +1,239 @@
+"""One thread that commits whatever has gathered."""
+
+import asyncio
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+
+from fakes.waiting import until
+from mcp_gateway.errors import StoreUnavailable
+from mcp_gateway.storage.sqlite import Connection, GroupWriter, StoreSettings, connect, reading, transaction
+
+
+class Numbers:
+    """A scribe that keeps numbers; -1 cannot be prepared, -2 cannot be written."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[int]] = []
+        self.failures: list[tuple[list[int], str]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.max_pages = 0
+        self.released = False
+        self.threads: set[str] = set()
+
+    def begin(self, db: Connection) -> None:
+        db.execute("CREATE TABLE IF NOT EXISTS numbers (n INTEGER)")
+        if self.max_pages:
+            db.execute(f"PRAGMA max_page_count = {self.max_pages}")
+
+    def prepare(self, job: int) -> None:
+        self.threads.add(threading.current_thread().name)
+        if job == -1:
+            raise ValueError("not this one")
+
+    def write(self, db: Connection, jobs: Sequence[int]) -> None:
+        self.gate.wait(10)
+        for job in jobs:
+            db.execute("INSERT INTO numbers VALUES (?)", (job,))
+            if job == -2:
+                raise sqlite3.OperationalError("not that one")
+            if job > 1000:
+                db.execute("INSERT INTO numbers VALUES (zeroblob(?))", (job,))
+        if not jobs:
+            db.execute("INSERT INTO numbers VALUES (0)")
+        self.groups.append(list(jobs))
+
+    def committed(self, db: Connection) -> None: ...
+
+    def failed(self, jobs: Sequence[int], error: str) -> None:
+        self.failures.append((list(jobs), error))
+
+    def end(self, db: Connection) -> None: ...
+
+    def release(self) -> None:
+        self.released = True
+
+
+@asynccontextmanager
+async def writing(path: Path, scribe: Numbers, max_waiting: int = 100) -> AsyncIterator[GroupWriter[int]]:
+    settings = StoreSettings(path, busy_timeout_s=0.1, probe_every_s=0.02, max_waiting=max_waiting)
+    writer = GroupWriter(settings, scribe)
+    await writer.start()
+    try:
+        yield writer
+    finally:
+        scribe.gate.set()
+        await writer.aclose()
+
+
+def kept(path: Path) -> list[int]:
+    with closing(sqlite3.connect(path)) as db:
+        return [row[0] for row in db.execute("SELECT n FROM numbers ORDER BY rowid")]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "numbers.db"
+
+
+async def test_what_was_submitted_is_committed_when_the_future_ends(path: Path) -> None:
+    async with writing(path, Numbers()) as writer:
+        await writer.submit(7)
+        assert kept(path) == [7]
+
+
+async def test_what_gathers_during_a_commit_shares_the_next_one(path: Path) -> None:
+    scribe = Numbers()
+    async with writing(path, scribe) as writer:
+        scribe.gate.clear()
+        first = writer.submit(0)
+        await until(lambda: scribe.threads)
+        rest = [writer.submit(number) for number in range(1, 50)]
+        scribe.gate.set()
+        await asyncio.gather(first, *rest)
+        assert writer.commits <= 3
+    assert kept(path) == list(range(50))
+    assert scribe.threads == {"audit-writer"}
+
+
+async def test_what_is_submitted_together_is_never_split(path: Path) -> None:
+    scribe = Numbers()
+    async with writing(path, scribe) as writer:
+        await asyncio.gather(*(writer.submit(number, number) for number in range(80)))
+    assert all(len(group) % 2 == 0 for group in scribe.groups)
+
+
+async def test_nobody_waits_for_what_is_posted(path: Path) -> None:
+    async with writing(path, Numbers()) as writer:
+        writer.post(1)
+        writer.post(2)
+    assert kept(path) == [1, 2]
+
+
+async def test_one_bad_submission_does_not_cost_the_others(path: Path) -> None:
+    async with writing(path, Numbers()) as writer:
+        results = await asyncio.gather(*(writer.submit(n) for n in (1, -1, 2)), return_exceptions=True)
+        assert [type(result) for result in results] == [type(None), ValueError, type(None)]
+        assert writer.healthy
+    assert kept(path) == [1, 2]
+
+
+async def test_a_group_that_cannot_be_written_leaves_nothing_and_the_next_one_is_tried(path: Path) -> None:
+    scribe = Numbers()
+    async with writing(path, scribe) as writer:
+        scribe.gate.clear()
+        waiting = [writer.submit(1)]
+        await until(lambda: scribe.threads)
+        waiting += [writer.submit(number) for number in (2, -2, 3)]
+        scribe.gate.set()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [type(None), *[StoreUnavailable] * 3]
+        assert not writer.healthy
+        assert "not that one" in writer.last_error
+        await writer.submit(4)
+        assert writer.healthy
+        assert writer.last_error == ""
+    assert [n for n in kept(path) if n] == [1, 4]
+    assert scribe.failures[0][0] == [2, -2, 3]
+
+
+async def test_a_full_database_is_an_error_for_whoever_waits_and_heals(path: Path) -> None:
+    scribe = Numbers()
+    async with writing(path, scribe) as writer:
+        await writer.submit(1)
+        scribe.max_pages = 10
+        with pytest.raises(StoreUnavailable):
+            await writer.submit(-2)  # makes it connect anew
+        with pytest.raises(StoreUnavailable, match="full"):
+            await writer.submit(1_000_000)
+        scribe.max_pages = 1_000_000
+        await until(lambda: writer.healthy)
+    assert 1_000_000 not in kept(path)
+
+
+async def test_a_store_that_failed_is_tried_again_though_nobody_writes(path: Path) -> None:
+    async with writing(path, Numbers()) as writer:
+        with pytest.raises(StoreUnavailable):
+            await writer.submit(-2)
+        await until(lambda: writer.healthy)
+
+
+async def test_more_than_the_bound_is_refused_at_once(path: Path) -> None:
+    scribe = Numbers()
+    async with writing(path, scribe, max_waiting=5) as writer:
+        scribe.gate.clear()
+        waiting = [writer.submit(number) for number in range(5)]
+        with pytest.raises(StoreUnavailable, match="5 rows wait"):
+            writer.submit(6)
+        waiting.append(writer.submit(7, bounded=False))
+        scribe.gate.set()
+        await asyncio.gather(*waiting)
+        await writer.submit(8)
+
+
+async def test_whoever_stops_waiting_does_not_disturb_the_rest(path: Path) -> None:
+    scribe = Numbers()
+    async with writing(path, scribe) as writer:
+        scribe.gate.clear()
+        waiting = [writer.submit(number) for number in range(3)]
+        waiting[1].cancel()
+        scribe.gate.set()
+        await asyncio.gather(waiting[0], waiting[2])
+    assert kept(path) == [0, 1, 2]
+
+
+async def test_closing_writes_what_waits_and_ends_the_thread(path: Path) -> None:
+    scribe = Numbers()
+    async with writing(path, scribe) as writer:
+        waiting = [writer.submit(number) for number in range(10)]
+    assert all(future.done() for future in waiting)
+    assert kept(path) == list(range(10))
+    assert scribe.released
+    assert not any(thread.name == "audit-writer" for thread in threading.enumerate())
+    with pytest.raises(StoreUnavailable):
+        writer.submit(1)
+
+
+async def test_a_start_that_fails_leaves_no_thread(tmp_path: Path) -> None:
+    scribe = Numbers()
+    writer = GroupWriter(StoreSettings(tmp_path), scribe)  # a folder is no database
+    with pytest.raises(StoreUnavailable):
+        await writer.start()
+    await writer.aclose()
+    await until(lambda: not any(thread.name == "audit-writer" for thread in threading.enumerate()))
+    assert scribe.released
+
+
+def test_the_database_is_made_for_us_alone(path: Path) -> None:
+    with closing(connect(StoreSettings(path), 1)) as db, transaction(db):
+        db.execute("CREATE TABLE x (y)")
+        assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.glob("numbers.db*")} == {0o600}
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+def test_a_link_in_its_place_is_refused(path: Path, suffix: str) -> None:
+    os.symlink(path.with_name("elsewhere"), f"{path}{suffix}")  # noqa: PTH211
+    with pytest.raises(StoreUnavailable, match="symbolic"):
+        connect(StoreSettings(path), 1)
+    with pytest.raises(StoreUnavailable, match="symbolic"), reading(path):
+        pass
+    assert not path.with_name("elsewhere").exists()
+
+
+def test_a_database_others_can_read_is_refused(path: Path) -> None:
+    path.touch(mode=0o644)
+    with pytest.raises(StoreUnavailable, match="chmod 600"):
+        connect(StoreSettings(path), 1)
+
+
+def test_a_reader_cannot_write(path: Path) -> None:
+    connect(StoreSettings(path), 1).close()
+    with pytest.raises(StoreUnavailable, match="readonly"), reading(path) as db:
+        db.execute("CREATE TABLE x (y)")

@@ -1,0 +1,115 @@
+"""Any number together, or one alone; first come, first served; nobody is forgotten and nobody counted twice."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from mcp_gateway.upstreams.turns import StillTaken, Turns
+
+
+class Room:
+    """Who is inside at the moment, and in which order they came in."""
+
+    def __init__(self) -> None:
+        self.turns = Turns()
+        self.inside: dict[str, bool] = {}
+        self.order: list[str] = []
+
+    @asynccontextmanager
+    async def turn(self, name: str, *, alone: bool, within_s: float | None = 5) -> AsyncIterator[None]:
+        async with self.turns.turn(alone=alone, within_s=within_s):
+            self.inside[name] = alone
+            self.order.append(name)
+            assert len(self.inside) == 1 or not any(self.inside.values())
+            try:
+                yield
+            finally:
+                del self.inside[name]
+
+    def enter(self, name: str, *, alone: bool, leave: asyncio.Event) -> asyncio.Task[None]:
+        async def stay() -> None:
+            async with self.turn(name, alone=alone):
+                await leave.wait()
+
+        return asyncio.ensure_future(stay())
+
+    @property
+    def is_empty(self) -> bool:
+        return (self.inside, self.turns._inside, self.turns.waiting, self.turns._is_one_alone) == ({}, 0, 0, False)
+
+
+async def test_calls_go_together_and_one_alone_waits_for_them_and_they_for_it() -> None:
+    room, leave = Room(), asyncio.Event()
+    names = [("a", False), ("b", False), ("alone", True), ("c", False), ("d", False)]
+    tasks = [room.enter(name, alone=alone, leave=leave) for name, alone in names]
+    await anyio.wait_all_tasks_blocked()
+    assert room.order == ["a", "b"]
+    leave.set()
+    await asyncio.gather(*tasks)
+    assert room.order == ["a", "b", "alone", "c", "d"]
+    assert room.is_empty
+
+
+async def test_nobody_waits_longer_than_they_said() -> None:
+    room, leave = Room(), asyncio.Event()
+    task = room.enter("alone", alone=True, leave=leave)
+    await anyio.wait_all_tasks_blocked()
+    with pytest.raises(StillTaken):
+        async with room.turn("late", alone=False, within_s=0.01):
+            pytest.fail("let in")
+    assert room.turns.waiting == 0
+    leave.set()
+    await task
+    assert room.is_empty
+
+
+async def test_one_that_gives_up_lets_those_behind_it_in() -> None:
+    room, leave = Room(), asyncio.Event()
+    first = room.enter("first", alone=False, leave=leave)
+    second = room.enter("second", alone=True, leave=leave)
+    third = room.enter("third", alone=False, leave=leave)
+    await anyio.wait_all_tasks_blocked()
+    second.cancel()
+    await anyio.wait_all_tasks_blocked()
+    assert room.order == ["first", "third"]
+    leave.set()
+    await asyncio.gather(first, third)
+    assert room.is_empty
+
+
+async def test_one_cancelled_at_the_very_moment_it_is_let_in_keeps_nothing() -> None:
+    room, leave, never = Room(), asyncio.Event(), asyncio.Event()
+    first = room.enter("first", alone=True, leave=leave)
+    second = room.enter("second", alone=True, leave=never)
+    third = room.enter("third", alone=True, leave=leave)
+    await anyio.wait_all_tasks_blocked()
+    leave.set()
+    while room.turns.waiting == 2:
+        await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.gather(first, second, third, return_exceptions=True)
+    assert room.order == ["first", "third"]
+    assert room.is_empty
+
+
+async def test_whatever_happens_everybody_has_a_turn_and_nothing_is_left() -> None:
+    room, chance = Room(), random.Random(7)
+
+    async def come(name: str) -> None:
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(0)
+        async with room.turn(name, alone=chance.random() < 0.5):
+            for _ in range(chance.randrange(4)):
+                await asyncio.sleep(0)
+
+    tasks = [asyncio.ensure_future(come(str(n))) for n in range(300)]
+    for task in chance.sample(tasks, 100):
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(task.cancelled() or task.exception() is None for task in tasks)
+    assert room.is_empty

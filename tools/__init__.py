@@ -1,0 +1,1 @@
+"""What keeps the house in shape: the checks, and the generators behind docs/."""

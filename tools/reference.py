@@ -1,0 +1,59 @@
+"""The generated parts of docs/reference: what the code itself knows, as Markdown."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from tools.source import PACKAGE, ErrorClass, error_classes, members, source_files
+
+FAULTS: Final = {
+    "GatewayError": "nobody in particular",
+    "AgentError": "the agent's",
+    "UpstreamError": "an upstream's",
+    "OperatorError": "the operator's",
+    "_Complaints": "the operator's",
+}
+"""Whose fault a class's direct children are, as errors.py draws the tree."""
+
+_CODE: Final = re.compile(r"\bGW-[A-Z0-9]+(?:-[A-Z0-9]+)*\b")
+
+
+def error_table() -> str:
+    """A table of the classes of errors.py that are raised themselves, by whose fault they are."""
+    rows = [
+        f"| [`{error.code}`](#{error.code.lower()}) | `{error.name}` | {FAULTS[error.base]} | {_paragraph(error)} |"
+        for error in _raised_ones()
+    ]
+    return "\n".join(["| code | raised as | whose fault | what it is |", "|---|---|---|---|", *rows])
+
+
+def enum_table(heading: str, enum: str, file: str = "domain.py") -> str:
+    """A table of an enum's values and the comments beside them."""
+    rows = [
+        f"| `{member.value}` | {member.comment or _said_plainly(member.value)} |"
+        for member in members(PACKAGE / file, enum)
+    ]
+    return "\n".join([f"| {heading} | means |", "|---|---|", *rows])
+
+
+def codes_in_use() -> set[str]:
+    """Every code that stands in the source, but for those of classes that only group others."""
+    raised = {error.name for error in _raised_ones()}
+    grouping = {error.code for error in error_classes(PACKAGE / "errors.py") if error.name not in raised}
+    found = {code for path in source_files() for code in _CODE.findall(path.read_text(encoding="utf-8"))}
+    return found - grouping
+
+
+def _raised_ones() -> list[ErrorClass]:
+    classes = error_classes(PACKAGE / "errors.py")
+    bases = {error.base for error in classes}
+    return [error for error in classes if error.name not in bases]
+
+
+def _paragraph(error: ErrorClass) -> str:
+    return " ".join(error.docstring.partition("\n\n")[0].split())
+
+
+def _said_plainly(value: str) -> str:
+    return value.replace("_", " ")
