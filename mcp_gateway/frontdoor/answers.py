@@ -28,17 +28,7 @@ from mcp_gateway.domain import (
     Verb,
 )
 from mcp_gateway.errors import BadRequest, GatewayError, Misbehaved, NotAvailable, StoreUnavailable, Unreachable
-from mcp_gateway.frontdoor.protocol import (
-    CALLS,
-    LEGACY_VERSIONS,
-    LISTS,
-    META_SERVER,
-    MODERN_VERSIONS,
-    WIRE_TASKS,
-    Asked,
-    CallMethod,
-    negotiate_legacy,
-)
+from mcp_gateway.frontdoor.protocol import CALLS, LISTS, Asked, CallMethod, negotiate_legacy
 from mcp_gateway.frontdoor.seals import SealBrokenError
 from mcp_gateway.frontdoor.subscriber import Subscriber
 from mcp_gateway.frontdoor.updates import Updates
@@ -53,6 +43,7 @@ from mcp_gateway.frontdoor.wire_errors import (
 from mcp_gateway.frontdoor.wire_tasks import NEEDED, WIRE_TASK_VERBS, WireTask, WireTasks, declared, told
 from mcp_gateway.gateway import Gateway
 from mcp_gateway.jsonrpc import Code
+from mcp_gateway.revisions import LEGACY_VERSIONS, META_SERVER, MODERN_VERSIONS, WIRE_TASKS
 from mcp_gateway.telemetry import request_log
 
 SERVER_INFO: Final[Json] = {"name": "mcp_gateway", "title": "MCP Gateway", "version": __version__}

@@ -23,20 +23,13 @@ from mcp_gateway.frontdoor.exchange import CHALLENGE, send_json
 from mcp_gateway.frontdoor.head import head_of
 from mcp_gateway.frontdoor.legacy import SESSION_HEADER, LegacyDoor
 from mcp_gateway.frontdoor.modern import ModernDoor
-from mcp_gateway.frontdoor.protocol import (
-    LEGACY_VERSIONS,
-    Answer,
-    Ask,
-    Notice,
-    has_modern_envelope,
-    read_message,
-    readable_id,
-)
+from mcp_gateway.frontdoor.protocol import Answer, Ask, Notice, has_modern_envelope, read_message, readable_id
 from mcp_gateway.frontdoor.wire_errors import answer_to
 from mcp_gateway.gateway import Clock, Gateway
 from mcp_gateway.identity.task import task_for
 from mcp_gateway.identity.verify import Verifier
 from mcp_gateway.jsonrpc import dump, error_message, parse
+from mcp_gateway.revisions import LEGACY_VERSIONS
 
 _logger: Final = logging.getLogger(__name__)
 

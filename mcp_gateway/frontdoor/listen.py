@@ -17,20 +17,13 @@ from starlette.types import Receive, Send
 from mcp_gateway.domain import Caller, Era, Json, Kind, Transport
 from mcp_gateway.errors import BadRequest, OverLimit
 from mcp_gateway.frontdoor.exchange import Closers, EventStream, over_or_hung_up
-from mcp_gateway.frontdoor.protocol import (
-    LIST_CHANGED,
-    META_CAPABILITIES,
-    META_CLIENT,
-    META_SERVER,
-    META_SUBSCRIPTION,
-    Ask,
-    client_name,
-)
+from mcp_gateway.frontdoor.protocol import LIST_CHANGED, Ask, client_name
 from mcp_gateway.frontdoor.subscriber import Likeness, Subscriber
 from mcp_gateway.frontdoor.updates import UPDATED, Updates, subscription
 from mcp_gateway.frontdoor.wire_tasks import NEEDED, declared
 from mcp_gateway.gateway import Gateway
 from mcp_gateway.jsonrpc import Code
+from mcp_gateway.revisions import META_CAPABILITIES, META_CLIENT, META_SERVER, META_SUBSCRIPTION
 
 MAX_SUBSCRIBERS: Final = 10_000
 MAX_SUBSCRIBERS_PER_AGENT: Final = 2_000

@@ -10,15 +10,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mcp.shared.inbound import (
-    InboundLadderRejection,
-    InboundModernRoute,
-    classify_inbound_request,
-    decode_header_value,
-    find_duplicated_routing_header,
-    unsupported_protocol_version_rejection,
-    validate_mcp_param_headers,
-)
 from starlette.types import Receive, Scope, Send
 
 from mcp_gateway.domain import Caller, Era, Json, Kind, RpcError, Target, Transport
@@ -27,26 +18,18 @@ from mcp_gateway.frontdoor.answers import speaks
 from mcp_gateway.frontdoor.exchange import Closers, Exchange, send_json
 from mcp_gateway.frontdoor.head import Lines, head_of
 from mcp_gateway.frontdoor.listen import Bulletin
-from mcp_gateway.frontdoor.protocol import (
-    CALLS,
-    META_CAPABILITIES,
-    META_CLIENT,
-    META_VERSION,
-    MODERN_VERSIONS,
-    Answer,
-    Ask,
-    Asked,
-    Notice,
-    client_name,
-)
+from mcp_gateway.frontdoor.protocol import CALLS, Answer, Ask, Asked, Notice, client_name, has_plain_envelope
 from mcp_gateway.frontdoor.rounds import Rounds
 from mcp_gateway.frontdoor.wire_errors import answer_to, http_status
 from mcp_gateway.frontdoor.wire_tasks import WIRE_TASK_VERBS
 from mcp_gateway.gateway import Gateway
 from mcp_gateway.jsonrpc import Code, dump, error_message
+from mcp_gateway.revisions import META_CLIENT, META_VERSION, MODERN_VERSIONS
+from mcp_gateway.upstreams.sdk import decode_header_value, refuse_envelope, refuse_param_headers, refuse_version
 
 MAX_TOOLS_KNOWN: Final = 20_000
 _PARAM_PREFIX: Final = "mcp-param-"
+_ROUTING: Final = ("mcp-protocol-version", "mcp-method", "mcp-name")
 
 # streamable-http "Value Encoding": anything else comes in the Base64 form. What a byte beyond ASCII means is anybody's
 # guess, and one intermediary's guess could differ from ours.
@@ -73,23 +56,23 @@ class ModernDoor:
             await self._take(scope, send, message)
             return
         await self._gateway.opened()  # or the headers of a tool that is not there yet would go unchecked
-        route = self._route(caller, message, head_of(scope).lines)
-        if isinstance(route, RpcError):
-            await self._gateway.note_malformed(caller, message.method, route.message)
-            await _refuse(send, message.id, route)
+        refusal = self._refusal(caller, message, head_of(scope).lines)
+        if refusal is not None:
+            await self._gateway.note_malformed(caller, message.method, refusal.message)
+            await _refuse(send, message.id, refusal)
         elif message.method == "subscriptions/listen":
             await self._listen(receive, send, caller, message)
         else:
-            await self._answer(receive, send, caller, message, route)
+            await self._answer(receive, send, caller, message)
 
     async def _take(self, scope: Scope, send: Send, message: Notice | Answer) -> None:
         """The core protocol defines no notification to a modern server: they are accepted and mean nothing."""
         version = "".join(head_of(scope).lines.values("mcp-protocol-version"))
-        unsupported = unsupported_protocol_version_rejection(version)
+        unsupported = None if version in MODERN_VERSIONS else refuse_version(version)
         if isinstance(message, Answer):
             await _refuse(send, None, _ONE_REQUEST)
         elif unsupported is not None:
-            await _refuse(send, None, _as_error(unsupported))
+            await _refuse(send, None, unsupported)
         else:
             await send_json(send, 202, b"")
 
@@ -100,16 +83,15 @@ class ModernDoor:
             error = answer_to(e, message.method, Era.MODERN)["error"]
             await _refuse(send, message.id, RpcError(error["code"], error["message"], error.get("data")))
 
-    async def _answer(
-        self, receive: Receive, send: Send, caller: Caller, message: Ask, route: InboundModernRoute
-    ) -> None:
+    async def _answer(self, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
+        meta = message.params["_meta"]
         asked = Asked(
             method=message.method,
             params=message.params,
             era=Era.MODERN,
-            version=route.protocol_version,
+            version=meta[META_VERSION],
             transport=Transport.HTTP,
-            client=client_name(route.client_info),
+            client=client_name(meta.get(META_CLIENT)),
         )
         exchange = Exchange(receive, send)
         channel = _Channel(exchange, message.id)
@@ -120,23 +102,23 @@ class ModernDoor:
 
         await exchange.run(work, self._closers, caller, hang_up_cancels=True)
 
-    def _route(self, caller: Caller, message: Ask, lines: Lines) -> InboundModernRoute | RpcError:
-        """Check headers against the body: where the request goes, or why it goes nowhere."""
+    def _refusal(self, caller: Caller, message: Ask, lines: Lines) -> RpcError | None:
+        """Check headers against the body: why the request goes nowhere, if so."""
         fault = lines.judged(_fault_in)
         if fault:
             return RpcError(Code.HEADER_MISMATCH, fault)
-        body = {"method": message.method, "params": message.params}
-        verdict = _plain_route(message, lines) or classify_inbound_request(body, headers=lines.fields)
-        if isinstance(verdict, InboundLadderRejection):
-            return _as_error(verdict)
+        if not _is_plain(message, lines):
+            body = {"method": message.method, "params": message.params}
+            refusal = refuse_envelope(body, lines.fields)
+            if refusal is not None:
+                return refusal
         if not speaks(Era.MODERN, message.method) and message.method != "subscriptions/listen":
             return RpcError(Code.METHOD_NOT_FOUND, "Method not found", message.method)
         if message.method in WIRE_TASK_VERBS and not _names_its_task(message, lines.fields):
             return RpcError(Code.HEADER_MISMATCH, "mcp-name header does not match params.taskId")
-        rejection = self._param_headers(caller, message, lines)
-        return _as_error(rejection) if rejection is not None else verdict
+        return self._param_headers(caller, message, lines)
 
-    def _param_headers(self, caller: Caller, message: Ask, lines: Lines) -> InboundLadderRejection | None:
+    def _param_headers(self, caller: Caller, message: Ask, lines: Lines) -> RpcError | None:
         """Check `Mcp-Param-*` headers against the arguments they mirror, for a tool this caller may see.
 
         For any other tool there is nothing to check: the walk will answer that it is unknown.
@@ -150,7 +132,7 @@ class ModernDoor:
         if self._gateway.peek(caller, Kind.TOOL, name) is None:
             return None
         given: Mapping[str, Any] = arguments if isinstance(arguments, dict) else {}
-        return validate_mcp_param_headers(target.raw.get("inputSchema"), given, _Folded(list(lines.text)))
+        return refuse_param_headers(target.raw.get("inputSchema"), given, _Folded(list(lines.text)))
 
 
 class _Mirrored:
@@ -199,7 +181,7 @@ class _Folded(dict[str, str]):
 
 
 def _mirrors_body(header: str) -> bool:
-    return header in ("mcp-protocol-version", "mcp-method", "mcp-name") or header.startswith(_PARAM_PREFIX)
+    return header in _ROUTING or header.startswith(_PARAM_PREFIX)
 
 
 def _names_its_task(message: Ask, headers: Mapping[str, str]) -> bool:
@@ -210,8 +192,8 @@ def _names_its_task(message: Ask, headers: Mapping[str, str]) -> bool:
 
 def _fault_in(lines: Lines) -> str:
     """What is wrong with the headers that mirror a body, whatever the body."""
-    duplicated = find_duplicated_routing_header(lines.text)
-    if duplicated is not None:
+    duplicated = next((name for name in _ROUTING if len(lines.values(name)) > 1), "")
+    if duplicated:
         return f"{duplicated} header appears more than once"
     unreadable = next((name for name, value in lines.text if _mirrors_body(name) and not _VISIBLE.fullmatch(value)), "")
     return f"{unreadable} header holds more than visible ASCII" if unreadable else ""
@@ -221,27 +203,20 @@ def _has_param_headers(lines: Lines) -> bool:
     return any(name.startswith(_PARAM_PREFIX) for name, _ in lines.text)
 
 
-def _plain_route(message: Ask, lines: Lines) -> InboundModernRoute | None:
-    """The route of a request whose headers say plainly what its body says; None leaves it to the SDK's full ladder."""
-    meta, fields, call = message.params.get("_meta"), lines.fields, CALLS.get(message.method)
-    if call is None or not isinstance(meta, dict) or META_CAPABILITIES not in meta:
-        return None
-    version, name = meta.get(META_VERSION), message.params.get(call.name_key)
-    if not (
-        isinstance(version, str)
-        and version in MODERN_VERSIONS
-        and fields.get("mcp-protocol-version") == version
+def _is_plain(message: Ask, lines: Lines) -> bool:
+    """Whether the headers say plainly what the body says; if not, the SDK's full ladder has the word."""
+    fields, call = lines.fields, CALLS.get(message.method)
+    return (
+        has_plain_envelope(message.params)
+        and fields.get("mcp-protocol-version") == message.params["_meta"][META_VERSION]
         and fields.get("mcp-method") == message.method
-        and isinstance(name, str)
-        and fields.get("mcp-name") == name
-        and not name.startswith("=?")  # streamable-http "Value Encoding": might stand for another name
-    ):
-        return None
-    return InboundModernRoute(version, meta.get(META_CLIENT), meta[META_CAPABILITIES])
+        and (call is None or _is_plainly_named(message.params.get(call.name_key), fields.get("mcp-name")))
+    )
 
 
-def _as_error(rejection: InboundLadderRejection) -> RpcError:
-    return RpcError(rejection.code, rejection.message, rejection.data)
+def _is_plainly_named(name: Any, header: str | None) -> bool:
+    # streamable-http "Value Encoding": what begins so might stand for another name.
+    return isinstance(name, str) and header == name and not name.startswith("=?")
 
 
 async def _refuse(send: Send, request_id: str | int | None, error: RpcError) -> None:

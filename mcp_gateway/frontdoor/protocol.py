@@ -1,6 +1,6 @@
-"""MCP's own words: versions, reserved keys, method tables, and how a JSON-RPC message is read.
+"""MCP's methods as tables, and how a JSON-RPC message is read.
 
-Pure: no I/O and no decisions about callers. "Legacy" is every revision with a handshake, "modern" 2026-07-28 and later.
+Pure: no I/O and no decisions about callers.
 """
 
 from __future__ import annotations
@@ -14,20 +14,7 @@ from mcp_gateway.domain import Era, Json, Kind, Transport, Verb
 from mcp_gateway.errors import BadRequest
 from mcp_gateway.frontdoor.subscriber import Subscriber
 from mcp_gateway.jsonrpc import Code
-
-MODERN_VERSIONS: Final = ("2026-07-28",)
-LEGACY_VERSIONS: Final = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
-"""Newest first; the first one is offered to an agent that asks for a version we do not speak (lifecycle)."""
-
-META_VERSION: Final = "io.modelcontextprotocol/protocolVersion"
-META_CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
-META_CLIENT: Final = "io.modelcontextprotocol/clientInfo"
-META_SERVER: Final = "io.modelcontextprotocol/serverInfo"
-META_LOG_LEVEL: Final = "io.modelcontextprotocol/logLevel"
-META_SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
-
-UI: Final = "io.modelcontextprotocol/ui"
-WIRE_TASKS: Final = "io.modelcontextprotocol/tasks"
+from mcp_gateway.revisions import LEGACY_VERSIONS, META_CAPABILITIES, META_VERSION, MODERN_VERSIONS, WIRE_TASKS
 
 LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
@@ -189,6 +176,15 @@ def has_modern_envelope(params: Mapping[str, Any]) -> bool:
     """Whether a request claims to be modern: only 2026-07-28 and later carry their version in `_meta`."""
     meta = params.get("_meta")
     return isinstance(meta, dict) and META_VERSION in meta
+
+
+def has_plain_envelope(params: Mapping[str, Any]) -> bool:
+    """Whether a modern envelope is complete and of a version we speak; if not, somebody has to say what is wrong."""
+    meta = params.get("_meta")
+    if not isinstance(meta, dict) or META_CAPABILITIES not in meta:
+        return False
+    version = meta.get(META_VERSION)
+    return isinstance(version, str) and version in MODERN_VERSIONS
 
 
 def client_name(info: Any) -> str:

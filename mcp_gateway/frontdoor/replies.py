@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from mcp_gateway.domain import NOTHING, Json
-from mcp_gateway.frontdoor.protocol import LOG_LEVELS, META_LOG_LEVEL, can_answer
+from mcp_gateway.frontdoor.protocol import LOG_LEVELS, can_answer
+from mcp_gateway.revisions import META_LOG_LEVEL
 
 QUESTION_TTL_S: Final = 300.0
 """How long a question may wait for a person."""

@@ -21,11 +21,12 @@ from mcp_gateway.domain import Caller, Json, RpcError
 from mcp_gateway.errors import BadRequest, GatewayError, Misbehaved, OverLimit
 from mcp_gateway.frontdoor.answers import Answers
 from mcp_gateway.frontdoor.parking import ParkedCall, ParkingLot, Questions
-from mcp_gateway.frontdoor.protocol import CALLS, META_CAPABILITIES, Asked
+from mcp_gateway.frontdoor.protocol import CALLS, Asked
 from mcp_gateway.frontdoor.replies import AgentReply
 from mcp_gateway.frontdoor.seals import MAX_SEAL_CHARS, SealBrokenError, Seals
 from mcp_gateway.frontdoor.wire_errors import answer_to, error_member
 from mcp_gateway.jsonrpc import Code, canonical
+from mcp_gateway.revisions import META_CAPABILITIES
 
 MAX_USED: Final = 1_000_000
 """Used states remembered until they expire. With more than that nothing is resumed rather than anything twice."""

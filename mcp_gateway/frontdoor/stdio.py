@@ -20,19 +20,18 @@ from typing import Final, Protocol
 import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
-from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
 
 from mcp_gateway.domain import Era, Json, Kind, RpcError, Transport
 from mcp_gateway.errors import BadRequest, GatewayError
 from mcp_gateway.frontdoor.answers import SERVER_INFO, Answers
 from mcp_gateway.frontdoor.listen import Bulletin, Listening
 from mcp_gateway.frontdoor.protocol import (
-    META_CLIENT,
     Answer,
     Ask,
     Asked,
     client_name,
     has_modern_envelope,
+    has_plain_envelope,
     read_message,
     readable_id,
 )
@@ -43,6 +42,8 @@ from mcp_gateway.frontdoor.subscriber import CurrentCaller, Subscriber
 from mcp_gateway.frontdoor.updates import UPDATED
 from mcp_gateway.frontdoor.wire_errors import INTERNAL_ERROR, answer_to
 from mcp_gateway.jsonrpc import Code, dump, error_message, parse
+from mcp_gateway.revisions import META_CLIENT, META_VERSION
+from mcp_gateway.upstreams.sdk import refuse_envelope
 
 MAX_UNSENT: Final = 4_096
 MAX_UNSENT_BYTES: Final = 16 * 1024 * 1024
@@ -427,15 +428,17 @@ def _era_of(message: Ask) -> Era:
 
 
 def _modern(message: Ask) -> Asked:
-    route = classify_inbound_request({"method": message.method, "params": message.params})
-    if isinstance(route, InboundLadderRejection):
-        raise BadRequest(route.message, route.code, route.data)
+    if not has_plain_envelope(message.params):
+        refusal = refuse_envelope({"method": message.method, "params": message.params}, None)
+        if refusal is not None:
+            raise BadRequest(refusal.message, refusal.code, refusal.data)
+    meta = message.params["_meta"]
     return Asked(
         method=message.method,
         params=message.params,
         era=Era.MODERN,
-        version=route.protocol_version,
+        version=meta[META_VERSION],
         transport=Transport.STDIO,
-        client=client_name(message.params["_meta"].get(META_CLIENT)),
+        client=client_name(meta.get(META_CLIENT)),
         session="stdio",
     )

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp_gateway.domain import Caller, Json, Target, Verb
-from mcp_gateway.frontdoor.protocol import WIRE_TASKS
 from mcp_gateway.frontdoor.seals import Seals
+from mcp_gateway.revisions import WIRE_TASKS
 
 MAX_TTL_MS: Final = 30 * 24 * 3600 * 1000
 """The longest an agent is told that a task may be asked for, whatever its upstream says."""

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from mcp_gateway.domain import Json, Outcome, OutcomeStatus, Reply, UpstreamRequest
 from mcp_gateway.errors import Misbehaved, TimedOut
-from mcp_gateway.upstreams.dialect import WIRE_TASKS, declares
+from mcp_gateway.revisions import WIRE_TASKS
+from mcp_gateway.upstreams.dialect import declares
 
 MAX_ROUNDS: Final = 10
 """How often one call may ask again; the SDKs' own drivers stop there too."""

@@ -7,38 +7,34 @@ come this far: ids and tokens are the connection's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from mcp.shared.inbound import (
-    NAME_BEARING_METHODS,
-    encode_header_value,
-    find_invalid_x_mcp_header,
-    mcp_param_headers,
-    x_mcp_header_map,
-)
-from mcp_types import (
-    CLIENT_CAPABILITIES_META_KEY,
-    CLIENT_INFO_META_KEY,
-    LOG_LEVEL_META_KEY,
-    PROTOCOL_VERSION_META_KEY,
-)
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
-
 from mcp_gateway import __version__
 from mcp_gateway.domain import NOTHING, Era, Json, Reply
+from mcp_gateway.jsonrpc import dump
+from mcp_gateway.revisions import (
+    LEGACY_VERSIONS,
+    META_CAPABILITIES,
+    META_CLIENT,
+    META_LOG_LEVEL,
+    META_VERSION,
+    MODERN_VERSIONS,
+    UI,
+    WIRE_TASKS,
+)
+from mcp_gateway.upstreams import sdk
 
 CLIENT_INFO: Final = {"name": "mcp-gateway", "version": __version__}
 
 QUESTIONS: Final = ("elicitation", "roots", "sampling")
 
-UI: Final = "io.modelcontextprotocol/ui"
-"""MCP Apps. Declared to every server: one need not announce the extension to have tools with pages."""
-
-WIRE_TASKS: Final = "io.modelcontextprotocol/tasks"
-"""Declared only to servers that announce it: what they answer then binds us to serve `tasks/*`."""
+_NAMED_BY: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.:/-]+")
+"""What stands in a header as it is; for anything else see streamable-http "Value Encoding"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +50,11 @@ class Dialect:
         """The whole JSON-RPC request. Its id is its progress token too: unique while it is in flight."""
         meta = dict(params.get("_meta") or NOTHING)
         if self.era is Era.MODERN:
-            meta[PROTOCOL_VERSION_META_KEY] = self.version
-            meta[CLIENT_INFO_META_KEY] = CLIENT_INFO
-            meta[CLIENT_CAPABILITIES_META_KEY] = bridgeable(reply.capabilities, self.extensions)
+            meta[META_VERSION] = self.version
+            meta[META_CLIENT] = CLIENT_INFO
+            meta[META_CAPABILITIES] = bridgeable(reply.capabilities, self.extensions)
             if reply.log_level is not None:
-                meta[LOG_LEVEL_META_KEY] = reply.log_level
+                meta[META_LOG_LEVEL] = reply.log_level
         elif "inputResponses" in params or "requestState" in params:
             params = {k: v for k, v in params.items() if k not in ("inputResponses", "requestState")}
         if reply.wants_progress:
@@ -77,13 +73,13 @@ class Dialect:
         return headers
 
 
-MODERN: Final = Dialect(Era.MODERN, LATEST_MODERN_VERSION)
-HANDSHAKE: Final = Dialect(Era.LEGACY, LATEST_HANDSHAKE_VERSION)
+MODERN: Final = Dialect(Era.MODERN, MODERN_VERSIONS[0])
+HANDSHAKE: Final = Dialect(Era.LEGACY, LEGACY_VERSIONS[0])
 
 
 def legacy(version: object) -> Dialect:
     """The dialect of a version that `initialize` settled on. Raises `LookupError` for one we do not speak."""
-    if version not in HANDSHAKE_PROTOCOL_VERSIONS:
+    if version not in LEGACY_VERSIONS:
         raise LookupError(f"protocol version {str(version)[:40]!r}")
     return Dialect(Era.LEGACY, str(version))
 
@@ -139,24 +135,33 @@ class ParamHeaders:
         arguments = params.get("arguments")
         if not header_map or not isinstance(arguments, Mapping):
             return {}
-        return mcp_param_headers(header_map, arguments)
+        return sdk.mcp_param_headers(header_map, arguments)
 
     def _map_of(self, tool: str, schema: Any) -> dict[tuple[str, ...], str]:
         known = self._maps.get(tool)
         if known is not None and known[0] is schema:
             return known[1]
-        header_map = {} if find_invalid_x_mcp_header(schema) else x_mcp_header_map(schema)
+        header_map = (
+            {}
+            if not annotates_headers(schema) or sdk.find_invalid_x_mcp_header(schema)
+            else sdk.x_mcp_header_map(schema)
+        )
         if len(self._maps) > 20_000:
             self._maps.clear()
         self._maps[tool] = (schema, header_map)
         return header_map
 
 
+def annotates_headers(schema: Any) -> bool:
+    """Whether a schema says anything of headers; nearly none does, and looking closer takes the SDK."""
+    return b'"x-mcp-header"' in dump(schema)
+
+
 @lru_cache(maxsize=4096)  # the same few names come with every call
 def _encoded(name: str) -> str:
-    return encode_header_value(name)
+    return name if _PLAIN.fullmatch(name) else sdk.encode_header_value(name)
 
 
 def _name_key(method: str) -> str:
-    # SEP-2663: requests about a wire task carry its id in Mcp-Name. The SDK's table does not have them.
-    return "taskId" if method.startswith("tasks/") else NAME_BEARING_METHODS.get(method, "")
+    # SEP-2663: requests about a wire task carry its id in Mcp-Name.
+    return "taskId" if method.startswith("tasks/") else _NAMED_BY.get(method, "")

@@ -12,11 +12,10 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
-
 from mcp_gateway.domain import NOTHING, Era, Json, RpcError
 from mcp_gateway.errors import Misbehaved, TimedOut, Unreachable
 from mcp_gateway.jsonrpc import Code
+from mcp_gateway.revisions import LEGACY_VERSIONS
 from mcp_gateway.upstreams.connection import Answer, Greeting, Limits
 from mcp_gateway.upstreams.dialect import HANDSHAKE, MODERN, Dialect, extensions_in, initialize_params, legacy
 
@@ -145,7 +144,7 @@ def _supported_versions(answer: Answer) -> tuple[str, ...]:
 
 
 def _refuse_unknown_versions(name: str, answer: Answer, supported: tuple[str, ...]) -> None:
-    if supported and not set(supported) & {*HANDSHAKE_PROTOCOL_VERSIONS, MODERN.version}:
+    if supported and not set(supported) & {*LEGACY_VERSIONS, MODERN.version}:
         shown = ", ".join(ascii(version[:20]) for version in supported[:5])
         raise VersionsUnknown(name, f"upstream {name!r} speaks only protocol versions we do not: {shown}")
 

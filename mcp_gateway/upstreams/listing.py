@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import anyio
-from mcp.shared.inbound import find_invalid_x_mcp_header
 
 from mcp_gateway import jsonrpc
 from mcp_gateway.domain import Json, Listing, RpcError
 from mcp_gateway.errors import TimedOut
 from mcp_gateway.upstreams.connection import Answer, Greeting, Limits
+from mcp_gateway.upstreams.dialect import annotates_headers
+from mcp_gateway.upstreams.sdk import find_invalid_x_mcp_header
 
 Ask = Callable[[str, Json], Awaitable[Answer]]
 
@@ -165,7 +166,7 @@ class _Fetcher:
         if not isinstance(schema, dict) or schema.get("type") != "object":
             return "its inputSchema is not of type object"
         # "Clients MUST exclude" such a tool (transports/streamable-http, "Custom Headers"); elsewhere it means nothing.
-        return find_invalid_x_mcp_header(schema) if self.over_http else None
+        return find_invalid_x_mcp_header(schema) if self.over_http and annotates_headers(schema) else None
 
     def _note_ttl(self, ttl_ms: Any) -> None:
         """The smallest counts; absent means 0 (utilities/caching)."""

@@ -13,7 +13,7 @@ from fakes.front import META, Front, answer_of, front, initialize, modern_reques
 from fakes.upstream import raising
 from mcp_gateway.errors import StoreUnavailable
 from mcp_gateway.frontdoor import http_connection
-from mcp_gateway.frontdoor.protocol import META_VERSION
+from mcp_gateway.revisions import META_VERSION
 
 PATHS = ["/mcp", "/mcp/work", "/health", "/ready", "/", "/mcp/nothing"]
 SMALL = 4096

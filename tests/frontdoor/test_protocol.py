@@ -8,11 +8,9 @@ from mcp_gateway.domain import Kind
 from mcp_gateway.errors import BadRequest
 from mcp_gateway.frontdoor.protocol import (
     CALLS,
-    LEGACY_VERSIONS,
     LIST_CHANGED,
     LISTS,
     MAX_ID_CHARS,
-    META_VERSION,
     Answer,
     Ask,
     Notice,
@@ -22,6 +20,7 @@ from mcp_gateway.frontdoor.protocol import (
     read_message,
     readable_id,
 )
+from mcp_gateway.revisions import LEGACY_VERSIONS, META_VERSION
 
 
 @pytest.mark.parametrize("id_", [1, "1", 0, -5, "", "x" * MAX_ID_CHARS, 2**63])
