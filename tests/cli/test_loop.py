@@ -1,0 +1,35 @@
+"""The loop that the commands run on."""
+
+import asyncio
+
+import anyio
+import sniffio
+
+from mcp_gateway.cli.loop import run_loop
+
+
+def test_a_callback_that_belongs_to_no_task_can_start_one() -> None:
+    """As the reader of a child's output does; what matters is that it works with sniffio installed, as it is here."""
+    assert sniffio.__version__
+    done: list[str] = []
+
+    async def work() -> None:
+        done.append("started")
+
+    async def serve() -> None:
+        async with anyio.create_task_group() as tasks:
+            asyncio.get_running_loop().call_soon(tasks.start_soon, work)
+            await anyio.wait_all_tasks_blocked()
+
+    run_loop(serve)
+    assert done == ["started"]
+
+
+def test_it_is_uvloop_where_that_is_installed() -> None:
+    loops: list[str] = []
+
+    async def serve() -> None:
+        loops.append(type(asyncio.get_running_loop()).__module__)
+
+    run_loop(serve)
+    assert loops == ["uvloop"]
