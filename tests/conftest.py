@@ -1,11 +1,17 @@
 """Fixtures that more than one room's tests share; the helpers behind them are in tests/fakes/."""
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from fakes import leftovers, ports
+
+# What a shell starts in the background ignores Ctrl-C, and so does all that it starts: tests that interrupt a command
+# would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

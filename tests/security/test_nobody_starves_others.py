@@ -15,6 +15,7 @@ import pytest
 
 from fakes.gateway_process import GatewayProcess, serving
 from fakes.raw_agents import ACCEPT, HttpAgent
+from fakes.waiting import until
 from mcp_gateway.audit import log as audit_log
 from mcp_gateway.audit.log import AuditLog
 from mcp_gateway.domain import Kind, Target
@@ -163,13 +164,14 @@ def test_an_upstream_that_cries_change_is_looked_at_less_and_less(tmp_path: Path
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
-def test_a_child_has_only_what_was_declared(tmp_path: Path) -> None:
+async def test_a_child_has_only_what_was_declared(tmp_path: Path) -> None:
     spy = tmp_path / "spy.py"
     spy.write_text(SPY)
     out = tmp_path / "seen.json"
     servers = table("m", str(spy), str(out)) + '[servers.m.env]\nDECLARED = "${CANARY}"\n'
     files = {"servers.toml": servers, "policies/all.toml": POLICY}
     with serving(tmp_path, files, env={"CANARY": "canary-value", "UNDECLARED_SECRET": "zanzibar"}):
+        await until(out.exists)
         seen = json.loads(out.read_text())
     usual = {"HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LC_CTYPE"}
     assert set(seen["environ"]) - usual == {"DECLARED"}
@@ -197,6 +199,7 @@ seen = {
     "pgid": os.getpgid(0),
     "sid": os.getsid(0),
 }
-with open(sys.argv[1], "w") as out:
+with open(sys.argv[1] + ".part", "w") as out:
     json.dump(seen, out)
+os.rename(sys.argv[1] + ".part", sys.argv[1])
 """
