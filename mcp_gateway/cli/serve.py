@@ -9,10 +9,10 @@ from typing import Annotated
 
 import anyio
 import typer
-import uvloop
 
 from mcp_gateway import __version__
 from mcp_gateway.cli.introduce import Introduction, agents, how_to_connect, upstreams, url_of
+from mcp_gateway.cli.loop import run_async
 from mcp_gateway.cli.output import DEFAULT_CONFIG, AsJson, ConfigPath, LogLevel, out, print_json, warn
 from mcp_gateway.config.servers import load
 from mcp_gateway.config.settings import address
@@ -43,7 +43,7 @@ def serve(
         raise typer.BadParameter(f"{listen!r} is not an address and a port, such as 127.0.0.1:8765 or [::1]:8765")
     setup_logging(log_level)
     path = Path(config)
-    uvloop.run(_serve(lambda: load(path, os.environ, at), as_json))
+    run_async(_serve, lambda: load(path, os.environ, at), as_json)
 
 
 async def _serve(load_again: Load, as_json: bool) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import anyio
 import typer
-import uvloop
 
+from mcp_gateway.cli.loop import run_async
 from mcp_gateway.cli.output import DEFAULT_CONFIG, ConfigPath, LogLevel
 from mcp_gateway.config.servers import load
 from mcp_gateway.frontdoor.stdio import standard_streams
@@ -30,7 +30,7 @@ def stdio(
     """
     setup_logging(log_level)
     path = Path(config)
-    uvloop.run(_serve(lambda: load(path, os.environ), agent, task))
+    run_async(_serve, lambda: load(path, os.environ), agent, task)
 
 
 async def _serve(load_again: Load, agent: str, task: str | None) -> None:
