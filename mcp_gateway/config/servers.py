@@ -27,12 +27,14 @@ from mcp_gateway.errors import Complaint, ConfigInvalid
 
 TransportName = Literal["auto", "http", "sse", "stdio"]
 DEFAULT_TIMEOUT_S: Final = 60.0
+DEFAULT_CHILDREN: Final = 4
+MAX_CHILDREN: Final = 64
 
 _SERVER_NAME: Final = re.compile(r"(?!.*__)[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9-])?")
 # Two underscores separate prefix and tool in a public name; one at the end would make `a_` + `b` look like `a` + `_b`.
 _SERVER_NAME_RULE: Final = "lower-case letters, digits, - and single _, at most 32, _ neither first nor last"
 _DECLARED_TWICE: Final = re.compile(r"Cannot declare \('servers', (?P<quote>['\"])(?P<name>[^'\"]+)(?P=quote)\) twice")
-_COMMAND_ONLY: Final = ("env", "cwd")
+_COMMAND_ONLY: Final = ("env", "cwd", "children")
 _URL_ONLY: Final = ("headers", "auth")
 _UNRESOLVED: Final = (ConfigCode.ENV_UNSET, ConfigCode.SECRET_FILE)
 _LATER_KEYS: Final = {"rest": "plain HTTP APIs", "openapi": "plain HTTP APIs"}
@@ -52,6 +54,8 @@ class ServerConfig:
     env: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     cwd: Path | None = None
     """Where a command runs; the folder of servers.toml unless it says otherwise. None for a `url` server."""
+    children: int = DEFAULT_CHILDREN
+    """How many processes of a command there may be at once; more than one only while one waits for a person."""
     headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     """What goes with each HTTP request, credentials of `auth` included."""
     prefix: str | None = None
@@ -201,7 +205,8 @@ def _with_command(server: ServerConfig, table: Table, secrets: Secrets) -> Serve
     local = read_local(table, secrets)
     if server.enabled:
         warn_of_missing(table, local, secrets.environ)
-    return replace(server, transport="stdio", command=local.command, env=local.env, cwd=local.cwd, shown=local.shown)
+    server = replace(server, transport="stdio", command=local.command, env=local.env, cwd=local.cwd, shown=local.shown)
+    return replace(server, children=table.count("children", DEFAULT_CHILDREN, 1, MAX_CHILDREN))
 
 
 def _with_url(server: ServerConfig, table: Table, secrets: Secrets) -> ServerConfig:

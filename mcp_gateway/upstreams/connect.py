@@ -11,8 +11,8 @@ from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.errors import UpstreamError
 from mcp_gateway.upstreams.connection import Connection, Limits, Listener
 from mcp_gateway.upstreams.handshake import Memory
+from mcp_gateway.upstreams.spares import open_children
 from mcp_gateway.upstreams.sse import open_sse
-from mcp_gateway.upstreams.stdio import open_stdio
 from mcp_gateway.upstreams.streamable import NotStreamable, open_http
 
 Opener = Callable[[ServerConfig, Listener, Limits, Memory], AbstractAsyncContextManager[Connection]]
@@ -30,8 +30,8 @@ async def open_connection(
 ) -> AsyncIterator[Connection]:
     """A connection with its era settled, until the block is left. Raises `UpstreamError`."""
     if config.command is not None:
-        async with open_stdio(config, listener, limits, memory) as stdio:
-            yield stdio
+        async with open_children(config, listener, limits, memory) as children:
+            yield children
     elif config.transport == "sse":
         async with open_sse(config, listener, limits) as sse:
             yield sse

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from time import perf_counter
 from typing import Any, Final
 
 from anyio.abc import TaskGroup
@@ -22,11 +20,10 @@ from mcp_gateway.errors import AgentRefused, Misbehaved, TimedOut, UpstreamError
 from mcp_gateway.jsonrpc import Code
 from mcp_gateway.upstreams import messages
 from mcp_gateway.upstreams.connection import SILENT, Answer, Limits, Listener, TooBusy
-from mcp_gateway.upstreams.dialect import QUESTIONS, Dialect
+from mcp_gateway.upstreams.dialect import Dialect
 from mcp_gateway.upstreams.messages import NotAMessage
 from mcp_gateway.upstreams.patience import patience
 from mcp_gateway.upstreams.relay import Call
-from mcp_gateway.upstreams.turns import StillTaken, Turns
 
 MAX_UNRELAYED: Final = 256
 """Progress and log lines of one call that its agent has not taken yet; the oldest goes first."""
@@ -34,18 +31,12 @@ MAX_UNRELAYED: Final = 256
 MAX_QUESTIONS: Final = 1_000
 """Questions of one upstream being answered at once: as many calls may wait for their agents, in the front door."""
 
+STRAY_S: Final = 10.0
+"""How long a call that was given up may still ask something: not every server takes notice of a cancellation."""
+
+MAX_STRAYS: Final = 10_000
+
 SET_LEVEL_TIMEOUT_S: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """One request before it is sent, and the way it goes."""
-
-    dialect: Dialect
-    method: str
-    params: Mapping[str, Any]
-    send: Callable[[bytes], None]
-    cancellable: bool
 
 
 class _Waiting:
@@ -89,11 +80,18 @@ class Peer:
     """The other end of a duplex channel.
 
     `send` takes one encoded message without its line end and does not wait; it raises `UpstreamError` when the
-    channel can take no more. `tasks` runs the answers to the upstream's own questions.
+    channel can take no more. `tasks` runs the answers to the upstream's own questions. `on_changed` is called when
+    `is_asking` or `has_strays` may be another.
     """
 
     def __init__(
-        self, name: str, send: Callable[[bytes], None], tasks: TaskGroup, listener: Listener, limits: Limits
+        self,
+        name: str,
+        send: Callable[[bytes], None],
+        tasks: TaskGroup,
+        listener: Listener,
+        limits: Limits,
+        on_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._name = name
         self._send = send
@@ -101,10 +99,22 @@ class Peer:
         self._listener = listener
         self._limits = limits
         self._waiting: dict[int, _Waiting] = {}
-        self._turns = Turns()
         self._last_id = 0
         self._questions = 0
+        self._asking = 0
+        self._strays: dict[int, asyncio.TimerHandle] = {}
+        self._on_changed = on_changed
         self._closed: UpstreamError | None = None
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether the upstream waits for the answer to a question about a call."""
+        return self._asking > 0
+
+    @property
+    def has_strays(self) -> bool:
+        """Whether a call that was given up may still be at work, and may still ask."""
+        return bool(self._strays)
 
     async def ask(
         self,
@@ -122,39 +132,26 @@ class Peer:
         `timeout_s` counts from now, whatever progress there is. `send`: how this request and its cancellation go
         out, where they need another way than the rest. `cancellable=False` is for `initialize`, which must
         not be cancelled (basic/utilities/cancellation), and for a probe nobody may understand.
-
-        Once the upstream has asked something in the middle of a call, calls whose agents can be asked go one at a time.
         """
-        message = _Message(dialect, method, params, send or self._send, cancellable)
-        if reply is SILENT:
-            return await self._ask(message, reply, timeout_s)
-        deadline = None if timeout_s is None else perf_counter() + timeout_s
-        try:
-            async with self._turns.turn(alone=self._listener.asks and _has_a_side(reply), within_s=timeout_s):
-                left_s = None if deadline is None else deadline - perf_counter()
-                return await self._ask(message, reply, left_s)
-        except StillTaken as e:
-            words = f"upstream {self._name!r} takes one call at a time, and another still waits for its agent's answer"
-            raise TimedOut(self._name, words) from e
-
-    async def _ask(self, message: _Message, reply: Reply, timeout_s: float | None) -> Answer:
+        send = send or self._send
         if self._closed is not None:
             raise self._closed
-        if len(self._waiting) + self._turns.waiting >= self._limits.max_in_flight:
+        if len(self._waiting) >= self._limits.max_in_flight:
             raise TooBusy(self._name, f"upstream {self._name!r} has too many calls in flight")
         self._last_id += 1
         request_id = self._last_id
         waiting = _Waiting(Call(reply, self._listener.dropped))
-        data = jsonrpc.dump(message.dialect.request(request_id, message.method, message.params, reply))
+        data = jsonrpc.dump(dialect.request(request_id, method, params, reply))
         self._waiting[request_id] = waiting
         try:
-            message.send(data)
+            send(data)
             return await self._answer_of(waiting, timeout_s)
         finally:
             del self._waiting[request_id]
             waiting.call.is_over = True
-            if message.cancellable and waiting.answer is None and waiting.error is None:
-                self._tell_cancelled(request_id, message.send)
+            if cancellable and waiting.answer is None and waiting.error is None:
+                self._note_stray(request_id, reply)
+                self._tell_cancelled(request_id, send)
 
     async def set_level(self, dialect: Dialect, level: str, send: Callable[[bytes], None] | None = None) -> None:
         """Ask for log lines from this level up. A server that does not answer that may still answer the call."""
@@ -194,6 +191,8 @@ class Peer:
             self._closed = error
             for waiting in self._waiting.values():
                 waiting.settle(error=error)
+            for request_id in list(self._strays):
+                self._forget_stray(request_id)
 
     async def _answer_of(self, waiting: _Waiting, timeout_s: float | None) -> Answer:
         if timeout_s is None:
@@ -207,6 +206,18 @@ class Peer:
             send(jsonrpc.dump(cancellation_of(request_id)))
         except UpstreamError:
             self._listener.dropped["cancellation"] += 1
+
+    def _note_stray(self, request_id: int, reply: Reply) -> None:
+        if reply is not SILENT and self._closed is None and len(self._strays) < MAX_STRAYS:
+            loop = asyncio.get_running_loop()
+            self._strays[request_id] = loop.call_later(STRAY_S, self._forget_stray, request_id)
+
+    def _forget_stray(self, request_id: int) -> None:
+        """It was answered after all, or would have asked by now."""
+        timer = self._strays.pop(request_id, None)
+        if timer is not None:
+            timer.cancel()
+            self._on_changed()
 
     def _fail_if_ours(self, fault: NotAMessage) -> bool:
         if fault.request_id is None:
@@ -222,6 +233,7 @@ class Peer:
         waiting = self._waiting.get(request_id) if request_id is not None else None
         if waiting is None or waiting.call.is_over:
             self._listener.dropped["unknown id"] += 1
+            self._forget_stray(request_id or 0)
             return
         try:
             waiting.settle(messages.answer_in(message))
@@ -249,10 +261,11 @@ class Peer:
     def _only_call(self) -> _Waiting | None:
         """The call a message without an address belongs to: sure only while there is exactly one.
 
-        The channel carries no sign of the request a log line or a question came from; no other agent may get it.
+        The channel carries no sign of the request a log line or a question came from; no other agent may get it. A
+        call that was given up counts, for as long as it may still be at work.
         """
         agents = self._calls_of_agents()
-        return agents[0] if len(agents) == 1 else None
+        return agents[0] if len(agents) == 1 and not self._strays else None
 
     def _calls_of_agents(self) -> list[_Waiting]:
         return [waiting for waiting in self._waiting.values() if waiting.call.reply is not SILENT]
@@ -271,6 +284,9 @@ class Peer:
             # A question outside any call (many servers ask for roots once they are initialized) says nothing of calls.
             self._listener.asks = self._listener.asks or bool(self._calls_of_agents())
             waiting = self._only_call()
+            if waiting is not None:
+                self._asking += 1
+                self._on_changed()
             reply = waiting.call.reply if waiting is not None else None
             self._tasks.start_soon(self._answer_question, request_id, message, reply)
 
@@ -279,17 +295,15 @@ class Peer:
             self._respond(await answer_question(self._listener, request_id, message, reply))
         finally:
             self._questions -= 1
+            if reply is not None:
+                self._asking -= 1
+                self._on_changed()
 
     def _respond(self, message: Json) -> None:
         try:
             self._send(jsonrpc.dump(message))
         except UpstreamError:
             self._listener.dropped["response"] += 1
-
-
-def _has_a_side(reply: Reply) -> bool:
-    """Whether the agent said that there is somebody, or something, to be asked."""
-    return any(name in reply.capabilities for name in QUESTIONS)
 
 
 def notification(method: str, params: Json | None = None) -> Json:

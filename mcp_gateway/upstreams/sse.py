@@ -19,6 +19,7 @@ from mcp_gateway import jsonrpc
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.domain import Era, Json, Reply, UpstreamRequest
 from mcp_gateway.errors import Misbehaved, Unreachable, UpstreamError
+from mcp_gateway.upstreams.channels import Channels
 from mcp_gateway.upstreams.connection import SILENT, Answer, Greeting, Limits, Listener, errands
 from mcp_gateway.upstreams.dialect import HANDSHAKE, initialize_params
 from mcp_gateway.upstreams.events import Event
@@ -43,7 +44,8 @@ class SseConnection:
         self._tasks = tasks
         self._dialect = HANDSHAKE
         self._verbosity = Verbosity()
-        self._peer = Peer(http.name, partial(self._post_soon, {}), tasks, http.listener, http.limits)
+        self._peer = Peer(http.name, partial(self._post_soon, {}), tasks, http.listener, http.limits, self._note_change)
+        self._channels = Channels(http.name, self._peer, http.listener, http.limits)
         self._endpoint = ""
         self._has_endpoint = anyio.Event()
 
@@ -64,6 +66,11 @@ class SseConnection:
 
     async def ask(self, request: UpstreamRequest, reply: Reply, timeout_s: float) -> Answer:
         """Ask one thing; see `Connection.ask`."""
+        if reply is SILENT:
+            return await self._ask(request, reply, timeout_s)
+        return await self._channels.ask(reply, timeout_s, lambda _, left_s: self._ask(request, reply, left_s))
+
+    async def _ask(self, request: UpstreamRequest, reply: Reply, timeout_s: float) -> Answer:
         deadline = perf_counter() + timeout_s
         send = partial(self._post_soon, request.headers)
         level = self._verbosity.raised_to(reply.log_level)
@@ -75,6 +82,9 @@ class SseConnection:
     async def listen(self, notifications: Json) -> None:
         """Legacy servers have no such thing."""
         raise LookupError("subscriptions/listen")
+
+    def _note_change(self) -> None:
+        self._channels.turns.look_again()
 
     async def _read(self) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import Any
@@ -30,6 +30,7 @@ class StdioConnection:
     def __init__(self, config: ServerConfig, tasks: TaskGroup, listener: Listener, limits: Limits) -> None:
         self.broken = anyio.Event()
         self.why_broken = ""
+        self.on_changed: Callable[[], None] = lambda: None
         self.greeting = Greeting(Era.LEGACY, HANDSHAKE.version)
         self._name = config.name
         self._limits = limits
@@ -37,8 +38,18 @@ class StdioConnection:
         self._dialect = HANDSHAKE
         self._verbosity = Verbosity()
         self._noise_bytes = 0
-        self._peer = Peer(config.name, self._send, tasks, listener, limits)
+        self._peer = Peer(config.name, self._send, tasks, listener, limits, lambda: self.on_changed())
         self._child = self._started(config)
+
+    @property
+    def is_asking(self) -> bool:
+        """See `turns.Channel`; `on_changed` is called when this or `has_strays` may be another."""
+        return self._peer.is_asking
+
+    @property
+    def has_strays(self) -> bool:
+        """See `turns.Channel`."""
+        return self._peer.has_strays
 
     @property
     def stderr_tail(self) -> str:
@@ -53,7 +64,7 @@ class StdioConnection:
             self._peer.notify("notifications/initialized")
 
     async def ask(self, request: UpstreamRequest, reply: Reply, timeout_s: float) -> Answer:
-        """Ask one thing; see `Connection.ask`."""
+        """Ask one thing; see `Connection.ask`. Whoever calls sees to it that calls which may be asked go alone."""
         deadline = perf_counter() + timeout_s
         if self._dialect.era is Era.LEGACY:
             level = self._verbosity.raised_to(reply.log_level)

@@ -1,6 +1,6 @@
 """Answers, progress and questions reach whoever they belong to; everything else is dropped and counted."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -12,6 +12,8 @@ from fakes.replies import RecordingReply
 from fakes.waiting import until
 from mcp_gateway.domain import Json, Reply, RpcError
 from mcp_gateway.errors import Misbehaved, TimedOut, Unreachable, UpstreamError
+from mcp_gateway.upstreams import peer as peer_module
+from mcp_gateway.upstreams.channels import Channels
 from mcp_gateway.upstreams.connection import SILENT, Answer, Limits, Listener
 from mcp_gateway.upstreams.dialect import HANDSHAKE
 from mcp_gateway.upstreams.peer import MAX_UNRELAYED, Peer
@@ -25,17 +27,25 @@ class Wire:
         self.changed: list[str] = []
         self.listener = Listener(self.changed.append, on_question)
         self.tasks = tasks
-        self.peer = Peer("up", lambda data: self.sent.append(orjson.loads(data)), tasks, self.listener, limits)
+        send = lambda data: self.sent.append(orjson.loads(data))  # noqa: E731
+        self.peer = Peer("up", send, tasks, self.listener, limits, lambda: self.channels.turns.look_again())
+        self.channels = Channels("up", self.peer, self.listener, limits)
         self.outcomes: list[Answer | UpstreamError] = []
 
     def ask(self, reply: Reply = SILENT, timeout_s: float | None = 5, method: str = "x") -> None:
         async def asked() -> None:
             try:
-                self.outcomes.append(await self.peer.ask(HANDSHAKE, method, {}, reply, timeout_s))
+                if reply is SILENT:
+                    self.outcomes.append(await self.peer.ask(HANDSHAKE, method, {}, reply, timeout_s))
+                else:
+                    self.outcomes.append(await self.channels.ask(reply, timeout_s or 5, self.go(reply, method)))
             except UpstreamError as e:
                 self.outcomes.append(e)
 
         self.tasks.start_soon(asked)
+
+    def go(self, reply: Reply, method: str) -> Callable[[Peer, float], Awaitable[Answer]]:
+        return lambda peer, left_s: peer.ask(HANDSHAKE, method, {}, reply, left_s)
 
     def says(self, **message: Any) -> bool:
         return self.peer.receive(orjson.dumps({"jsonrpc": "2.0", **message}))
@@ -324,7 +334,7 @@ async def test_an_upstream_that_asks_gets_calls_of_agents_with_a_side_one_at_a_t
         await until(lambda agent=agent: {"name": agent.name} in answers_sent(asking))  # type: ignore[misc]
         asking.says(id=request_id, result={"n": request_id})
     assert [await asking.outcome() for _ in range(3)] == [{}, {"n": 2}, {"n": 3}]
-    assert asking.peer._turns.waiting == 0
+    assert asking.channels.turns.waiting == 0
 
 
 async def test_calls_that_could_not_be_asked_anything_stay_together_but_never_beside_one_that_could(
@@ -380,3 +390,29 @@ async def test_calls_that_wait_for_their_turn_end_when_the_channel_closes(asking
     await asking.has_sent(1)
     asking.peer.close(Unreachable("up", "gone"))
     assert [str(await asking.outcome()) for _ in range(3)] == ["gone"] * 3
+
+
+async def test_a_question_of_a_call_that_was_given_up_is_never_put_to_the_next_agent(asking: Wire) -> None:
+    asking.ask(Named("alice"), timeout_s=0.01)
+    await asking.outcome()
+    asking.ask(Named("bob"))
+    await until(lambda: calls_sent(asking) == [1, 2])
+    asking.says(id="q", method="elicitation/create")
+    await until(lambda: "refused" in answers_sent(asking))
+    asking.ask(Named("carol"))  # from now on it is known to ask, and the first call may still be at work
+    asking.says(id=2, result={})
+    await anyio.wait_all_tasks_blocked()
+    assert calls_sent(asking) == [1, 2]
+    asking.says(id=1, result={})  # too late for alice, but now nothing of hers can come any more
+    await until(lambda: calls_sent(asking) == [1, 2, 3])
+
+
+async def test_a_call_that_was_given_up_is_thought_of_for_a_bounded_time(
+    asking: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_module, "STRAY_S", 0.05)
+    asking.listener.asks = True
+    asking.ask(Named("alice"), timeout_s=0.01)
+    asking.ask(Named("bob"))
+    await until(lambda: calls_sent(asking) == [1, 2])
+    assert not asking.peer.has_strays

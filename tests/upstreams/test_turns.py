@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import anyio
 import pytest
@@ -11,11 +12,20 @@ import pytest
 from mcp_gateway.upstreams.turns import StillTaken, Turns
 
 
+@dataclass(eq=False)
+class Line:
+    """A channel."""
+
+    is_asking: bool = False
+    has_strays: bool = False
+
+
 class Room:
     """Who is inside at the moment, and in which order they came in."""
 
     def __init__(self) -> None:
-        self.turns = Turns()
+        self.line = Line()
+        self.turns = Turns(self.line)
         self.inside: dict[str, bool] = {}
         self.order: list[str] = []
 
@@ -39,7 +49,7 @@ class Room:
 
     @property
     def is_empty(self) -> bool:
-        return (self.inside, self.turns._inside, self.turns.waiting, self.turns._is_one_alone) == ({}, 0, 0, False)
+        return (self.inside, self.turns.is_empty(self.line), self.turns.waiting) == ({}, True, 0)
 
 
 async def test_calls_go_together_and_one_alone_waits_for_them_and_they_for_it() -> None:
@@ -113,3 +123,76 @@ async def test_whatever_happens_everybody_has_a_turn_and_nothing_is_left() -> No
     await asyncio.gather(*tasks, return_exceptions=True)
     assert all(task.cancelled() or task.exception() is None for task in tasks)
     assert room.is_empty
+
+
+# More than one channel
+
+
+async def enter(turns: Turns[Line], *, alone: bool, leave: asyncio.Event) -> "asyncio.Queue[Line]":
+    """Come in and stay until told to leave; the channel is in the queue once there is a turn."""
+    got: asyncio.Queue[Line] = asyncio.Queue()
+
+    async def stay() -> None:
+        async with turns.turn(alone=alone, within_s=5) as line:
+            got.put_nowait(line)
+            await leave.wait()
+
+    task = asyncio.ensure_future(stay())
+    task.add_done_callback(lambda done: done.exception())
+    await anyio.wait_all_tasks_blocked()
+    return got
+
+
+async def test_a_call_that_is_being_asked_about_goes_on_alone_although_it_came_with_others_allowed() -> None:
+    line, leave = Line(), asyncio.Event()
+    turns = Turns(line)
+    await enter(turns, alone=False, leave=leave)
+    line.is_asking = True
+    turns.look_again()
+    late = await enter(turns, alone=False, leave=leave)
+    assert late.empty()
+    leave.set()
+    assert await late.get() is line
+
+
+async def test_a_slow_upstream_is_not_crowded_but_one_that_waits_for_a_person_is() -> None:
+    line, leave, crowded = Line(), asyncio.Event(), list[str]()
+    turns = Turns(line, lambda: crowded.append("!"))
+    await enter(turns, alone=True, leave=leave)
+    waiting = await enter(turns, alone=True, leave=leave)
+    assert crowded == []
+    line.is_asking = True
+    turns.look_again()
+    assert crowded == ["!"]
+    more = Line()
+    turns.add(more)
+    assert await waiting.get() is more
+    leave.set()
+
+
+async def test_a_call_that_may_be_asked_waits_while_one_that_was_given_up_could_still_ask() -> None:
+    line, leave, crowded = Line(has_strays=True), asyncio.Event(), list[str]()
+    turns = Turns(line, lambda: crowded.append("!"))
+    mute = await enter(turns, alone=False, leave=asyncio.Event())
+    assert not mute.empty()
+    leave.set()
+    turns = Turns(line, lambda: crowded.append("!"))
+    waiting = await enter(turns, alone=True, leave=leave)
+    assert (waiting.empty(), crowded) == (True, ["!"])
+    line.has_strays = False
+    turns.look_again()
+    assert await waiting.get() is line
+
+
+async def test_the_first_channel_is_taken_as_long_as_it_has_room_and_a_removed_one_never() -> None:
+    first, second, leave = Line(), Line(), asyncio.Event()
+    turns = Turns(first)
+    turns.add(second)
+    lines = [await enter(turns, alone=True, leave=leave) for _ in range(2)]
+    assert [await line.get() for line in lines] == [first, second]
+    turns.remove(second)
+    assert turns.is_empty(second)
+    waiting = await enter(turns, alone=True, leave=leave)
+    assert waiting.empty()
+    leave.set()
+    assert await waiting.get() is first

@@ -293,7 +293,7 @@ async def posted(gateway: GatewayProcess, params: dict[str, Any]) -> dict[str, A
     message, headers = modern_request("tools/call", {"arguments": {}, **params, "_meta": meta})
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     accept = {"accept": "application/json, text/event-stream"}
-    async with httpx2.AsyncClient(headers={**headers_of(gateway), **accept}) as http:
+    async with httpx2.AsyncClient(headers={**headers_of(gateway), **accept}, timeout=30) as http:
         response = await http.post(gateway.url, json=message, headers=named)
     return dict(json.loads(response.text.rsplit("data: ", 1)[-1]))
 
