@@ -189,6 +189,7 @@ async def test_a_hanging_upstream_is_found_out_and_replaced() -> None:
 async def test_changed_lists_are_fetched_again() -> None:
     changes: list[str] = []
     async with kept_alive(hostile(), on_change=changes.append) as upstream:
+        await call(upstream, "echo")
         with anyio.move_on_after(0.1):
             await call(upstream, "never")  # the fake lists what was cancelled
         before = len(changes)
