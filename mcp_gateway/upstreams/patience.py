@@ -7,6 +7,7 @@ the question is asked.
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from types import TracebackType
 from typing import Final
 
@@ -18,10 +19,11 @@ LOOK_AGAIN_S: Final = 0.1
 class patience:  # noqa: N801 - reads as the `with` statement it is made for, like `contextlib.suppress`
     """Leave the block after `timeout_s`, not counting what `reply` waits for its agent's side meanwhile.
 
-    Cancels like `asyncio.timeout`, and unlike it costs little enough to stand around every call.
+    Cancels like `asyncio.timeout`, and unlike it costs little enough to stand around every call: there is one timer for
+    all that are under way, set to the earliest end.
     """
 
-    __slots__ = ("_cancelling", "_end", "_is_over", "_loop", "_reply", "_task", "_timeout_s", "_timer", "_waited_s")
+    __slots__ = ("_cancelling", "_end", "_is_over", "_reply", "_task", "_timeout_s", "_timer", "_waited_s", "due")
 
     def __init__(self, timeout_s: float, reply: Reply) -> None:
         self._timeout_s = timeout_s
@@ -29,27 +31,72 @@ class patience:  # noqa: N801 - reads as the `with` statement it is made for, li
         self._is_over = False
 
     def __enter__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._cancelling = self._task.cancelling() if self._task is not None else 0
+        timer = self._timer = _shared_timer()
+        task = self._task = asyncio.current_task(timer.loop)
+        self._cancelling = task.cancelling() if task is not None else 0
         self._waited_s = self._reply.waited_s
-        self._end = self._loop.time() + self._timeout_s
-        self._timer = self._loop.call_later(max(self._timeout_s, 0), self._look)
+        self.due = self._end = timer.loop.time() + max(self._timeout_s, 0)
+        timer.add(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self._timer.cancel()
+        self._timer.discard(self)
         if not self._is_over or self._task is None:
             return False
         # Somebody else's cancellation, which may have come as well, goes its way.
         is_ours_alone = self._task.uncancel() <= self._cancelling
         return is_ours_alone and kind is not None and issubclass(kind, asyncio.CancelledError)
 
-    def _look(self) -> None:
-        left_s = self._end + self._reply.waited_s - self._waited_s - self._loop.time()
+    def look(self, now: float) -> bool:
+        """Whether it is over; if not, it is to be looked at again when `due`."""
+        left_s = self._end + self._reply.waited_s - self._waited_s - now
         if left_s > 0:
-            self._timer = self._loop.call_later(max(left_s, LOOK_AGAIN_S), self._look)
+            self.due = now + max(left_s, LOOK_AGAIN_S)
         elif self._task is not None:
             self._is_over = True
             self._task.cancel()
+        return self._is_over
+
+
+class _Timer:
+    """One timer of an event loop for everything under way."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._waiting: dict[patience, None] = {}
+        self._due = inf
+        self._handle: asyncio.TimerHandle | None = None
+
+    def add(self, one: patience) -> None:
+        self._waiting[one] = None
+        if one.due < self._due:
+            self._set(one.due)
+
+    def discard(self, one: patience) -> None:
+        self._waiting.pop(one, None)  # the timer stays: whoever comes next will need one
+
+    def _set(self, due: float) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._due = due
+        self._handle = self.loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        self._handle, self._due = None, inf
+        for one in [one for one in self._waiting if one.due <= now and one.look(now)]:
+            self.discard(one)
+        if self._waiting:
+            self._set(min(one.due for one in self._waiting))
+
+
+_timers: list[_Timer] = []
+
+
+def _shared_timer() -> _Timer:
+    """The timer of the running loop; there is one loop in a process, and several after each other in tests."""
+    loop = asyncio.get_running_loop()
+    if not _timers or _timers[0].loop is not loop:
+        _timers[:] = [_Timer(loop)]
+    return _timers[0]
