@@ -7,11 +7,11 @@ the question is asked.
 from __future__ import annotations
 
 import asyncio
-from math import inf
 from types import TracebackType
 from typing import Final
 
 from mcp_gateway.domain import Reply
+from mcp_gateway.timers import shared_timer
 
 LOOK_AGAIN_S: Final = 0.1
 
@@ -31,7 +31,7 @@ class patience:  # noqa: N801 - reads as the `with` statement it is made for, li
         self._is_over = False
 
     def __enter__(self) -> None:
-        timer = self._timer = _shared_timer()
+        timer = self._timer = shared_timer()
         task = self._task = asyncio.current_task(timer.loop)
         self._cancelling = task.cancelling() if task is not None else 0
         self._waited_s = self._reply.waited_s
@@ -57,46 +57,3 @@ class patience:  # noqa: N801 - reads as the `with` statement it is made for, li
             self._is_over = True
             self._task.cancel()
         return self._is_over
-
-
-class _Timer:
-    """One timer of an event loop for everything under way."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._waiting: dict[patience, None] = {}
-        self._due = inf
-        self._handle: asyncio.TimerHandle | None = None
-
-    def add(self, one: patience) -> None:
-        self._waiting[one] = None
-        if one.due < self._due:
-            self._set(one.due)
-
-    def discard(self, one: patience) -> None:
-        self._waiting.pop(one, None)  # the timer stays: whoever comes next will need one
-
-    def _set(self, due: float) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-        self._due = due
-        self._handle = self.loop.call_at(due, self._look)
-
-    def _look(self) -> None:
-        now = self.loop.time()
-        self._handle, self._due = None, inf
-        for one in [one for one in self._waiting if one.due <= now and one.look(now)]:
-            self.discard(one)
-        if self._waiting:
-            self._set(min(one.due for one in self._waiting))
-
-
-_timers: list[_Timer] = []
-
-
-def _shared_timer() -> _Timer:
-    """The timer of the running loop; there is one loop in a process, and several after each other in tests."""
-    loop = asyncio.get_running_loop()
-    if not _timers or _timers[0].loop is not loop:
-        _timers[:] = [_Timer(loop)]
-    return _timers[0]
