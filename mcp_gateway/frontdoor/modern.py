@@ -17,6 +17,7 @@ from mcp_gateway.errors import GatewayError
 from mcp_gateway.frontdoor.answers import speaks
 from mcp_gateway.frontdoor.exchange import Closers, Exchange, send_json
 from mcp_gateway.frontdoor.head import Lines, head_of
+from mcp_gateway.frontdoor.http_connection import EXCHANGE
 from mcp_gateway.frontdoor.listen import Bulletin
 from mcp_gateway.frontdoor.protocol import CALLS, Answer, Ask, Asked, Notice, client_name, has_plain_envelope
 from mcp_gateway.frontdoor.rounds import Rounds
@@ -63,7 +64,7 @@ class ModernDoor:
         elif message.method == "subscriptions/listen":
             await self._listen(receive, send, caller, message)
         else:
-            await self._answer(receive, send, caller, message)
+            await self._answer(scope, receive, send, caller, message)
 
     async def _take(self, scope: Scope, send: Send, message: Notice | Answer) -> None:
         """The core protocol defines no notification to a modern server: they are accepted and mean nothing."""
@@ -83,7 +84,7 @@ class ModernDoor:
             error = answer_to(e, message.method, Era.MODERN)["error"]
             await _refuse(send, message.id, RpcError(error["code"], error["message"], error.get("data")))
 
-    async def _answer(self, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
         meta = message.params["_meta"]
         asked = Asked(
             method=message.method,
@@ -93,7 +94,7 @@ class ModernDoor:
             transport=Transport.HTTP,
             client=client_name(meta.get(META_CLIENT)),
         )
-        exchange = Exchange(receive, send)
+        exchange = Exchange(receive, send, connection=scope.get(EXCHANGE))
         channel = _Channel(exchange, message.id)
 
         async def work() -> tuple[int, Json] | None:
