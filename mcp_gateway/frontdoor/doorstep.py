@@ -80,10 +80,13 @@ class Doorstep:
         """Content type and encoding of a POST, and that its sender can read either form of answer."""
         return head_of(scope).lines.judged(_check_contents)
 
+    def takes(self, lengths: Sequence[str]) -> bool:
+        """Whether a body of the declared length is welcome."""
+        return all(_is_length(length) and int(length) <= self._max_body_bytes for length in lengths)
+
     async def read_body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body, within the size and time allowed. Raises `HttpRefusedError`."""
-        declared = head_of(scope).lengths
-        if any(not _is_length(length) or int(length) > self._max_body_bytes for length in declared):
+        if not self.takes(head_of(scope).lengths):
             raise HttpRefusedError(Refusal(413, f"request body over {self._max_body_bytes} bytes"))
         exchange = scope.get(EXCHANGE)
         if exchange is not None and exchange.has_whole_body:

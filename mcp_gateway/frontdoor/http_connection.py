@@ -160,7 +160,7 @@ class BoundedConnection(asyncio.Protocol):
         known = self._known.get(data[:end])
         if known is None or len(data) - end != known.body_bytes:
             return False
-        exchange = self._newest = Exchange(self, known.scope.copy(), keeps_alive=True)
+        exchange = self._newest = Exchange(self, dict(known.scope), keeps_alive=True)
         exchange.hold(data[end:])
         self._waiting.append(exchange)
         self._start(exchange)

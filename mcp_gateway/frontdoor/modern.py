@@ -66,6 +66,21 @@ class ModernDoor:
         else:
             await self._answer(scope, receive, send, caller, message)
 
+    def takes_plain(self, message: Ask) -> bool:
+        """Whether `serve_plain` may have this call: the headers of its tool need no look at its arguments."""
+        target = self._gateway.snapshot.catalog.find(Kind.TOOL, message.params["name"])
+        return self._gateway.is_open and (target is None or not self._mirrored.mirrors_arguments(target))
+
+    async def serve_plain(self, scope: Scope, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
+        """Answer a tool call that `plain` has recognised; its agent cannot be asked anything."""
+        asked = _asked(message)
+        exchange = Exchange(receive, send, connection=scope.get(EXCHANGE))
+
+        async def work() -> tuple[int, Json]:
+            return _response(await self._rounds.answer_plain(caller, asked, exchange.put), message.id)
+
+        await exchange.run(work, self._closers, caller, hang_up_cancels=True)
+
     async def _take(self, scope: Scope, send: Send, message: Notice | Answer) -> None:
         """The core protocol defines no notification to a modern server: they are accepted and mean nothing."""
         version = "".join(head_of(scope).lines.values("mcp-protocol-version"))
@@ -85,15 +100,7 @@ class ModernDoor:
             await _refuse(send, message.id, RpcError(error["code"], error["message"], error.get("data")))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
-        meta = message.params["_meta"]
-        asked = Asked(
-            method=message.method,
-            params=message.params,
-            era=Era.MODERN,
-            version=meta[META_VERSION],
-            transport=Transport.HTTP,
-            client=client_name(meta.get(META_CLIENT)),
-        )
+        asked = _asked(message)
         exchange = Exchange(receive, send, connection=scope.get(EXCHANGE))
         channel = _Channel(exchange, message.id)
 
@@ -165,9 +172,7 @@ class _Channel:
 
     def response(self, member: Json) -> tuple[int, Json]:
         """HTTP status and JSON-RPC message for a `result` or `error` member."""
-        error = member.get("error")
-        status = 200 if error is None else http_status(RpcError(error["code"], ""))
-        return status, {"jsonrpc": "2.0", "id": self._request_id, **member}
+        return _response(member, self._request_id)
 
 
 class _Folded(dict[str, str]):
@@ -179,6 +184,24 @@ class _Folded(dict[str, str]):
 
     def items(self) -> Any:
         return self._lines
+
+
+def _asked(message: Ask) -> Asked:
+    meta = message.params["_meta"]
+    return Asked(
+        method=message.method,
+        params=message.params,
+        era=Era.MODERN,
+        version=meta[META_VERSION],
+        transport=Transport.HTTP,
+        client=client_name(meta.get(META_CLIENT)),
+    )
+
+
+def _response(member: Json, request_id: str | int) -> tuple[int, Json]:
+    error = member.get("error")
+    status = 200 if error is None else http_status(RpcError(error["code"], ""))
+    return status, {"jsonrpc": "2.0", "id": request_id, **member}
 
 
 def _mirrors_body(header: str) -> bool:
