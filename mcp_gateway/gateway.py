@@ -128,6 +128,11 @@ class Gateway:
         """Let requests in, those that wait included."""
         self._is_open.set()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether requests are let in."""
+        return self._is_open.is_set()
+
     async def opened(self) -> None:
         """Wait until requests are let in."""
         await self._is_open.wait()
@@ -142,7 +147,8 @@ class Gateway:
         Raises `NotAvailable` for what is unknown or forbidden, `BadArguments` and `OverLimit` from the guards,
         `UpstreamError` where there is no answer, `StoreUnavailable` where the audit cannot be written.
         """
-        await self.opened()
+        if not self.is_open:
+            await self.opened()
         began_at = perf_counter()
         now = self._snapshot
         target = _target_of(now.catalog, request)

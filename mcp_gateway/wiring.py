@@ -84,7 +84,12 @@ def utc_now() -> datetime:
 
 def new_request_id() -> str:
     """A unique id that sorts by time: milliseconds since the epoch, then 64 random bits."""
-    return f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(8)}"
+    if not _random_bits:
+        _random_bits.extend(memoryview(secrets.token_bytes(2048)).cast("Q"))  # a system call for each is dear
+    return f"{time.time_ns() // 1_000_000:011x}{_random_bits.pop():016x}"
+
+
+_random_bits: Final[list[int]] = []
 
 
 class Running:

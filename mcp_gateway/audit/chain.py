@@ -109,17 +109,17 @@ def stored_row_hash(values: Sequence[Any]) -> str:
         return ""
 
 
-def append(head: Head, rows: Iterable[Row]) -> Head:
-    """Give each row its `seq`, `prev_hash` and `hash`, in place, behind `head`; the new head.
+def append(head: Head, rows: Iterable[Row], run: int) -> Head:
+    """Give each row its `run`, `seq`, `prev_hash` and `hash`, in place, behind `head`; the new head.
 
     >>> rows = [{"kind": "call"}]
-    >>> append(Head(), rows).seq
+    >>> append(Head(), rows, run=1).seq
     1
     """
     seq, last = head.seq, head.hash
     for row in rows:
         seq += 1
-        row["seq"] = seq
+        row["run"], row["seq"] = run, seq
         own = row_hash(last, row)
         row["prev_hash"], row["hash"] = last, own
         last = own

@@ -333,12 +333,10 @@ class Ledger:
                 group.finished.append(self._open[seq])
 
     def _insert(self, db: Connection, group: _Group, head: Head) -> Head:
+        group.head = chain.append(head, group.rows, self._run_id)
+        insert = db.cursor().execute
         for row in group.rows:
-            row["run"] = self._run_id
-        group.head = chain.append(head, group.rows)
-        cursor = db.cursor()
-        for row in group.rows:
-            cursor.execute(_insert_statement(tuple(row)), tuple(row.values()))
+            insert(_insert_statement(tuple(row)), tuple(row.values()))
         return group.head
 
     def _checkpoint(self, db: Connection, checkpoint: Checkpoint) -> None:

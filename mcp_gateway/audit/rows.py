@@ -19,7 +19,19 @@ from typing import Any, Final, NamedTuple
 
 from mcp_gateway.audit.chain import Row
 from mcp_gateway.audit.redact import may_hold_secret, redacted, redacted_text
-from mcp_gateway.domain import Caller, Decision, Json, Outcome, OutcomeStatus, Request, Target, Verb
+from mcp_gateway.domain import (
+    Caller,
+    Decision,
+    Effect,
+    Json,
+    Outcome,
+    OutcomeStatus,
+    Reason,
+    Request,
+    Strength,
+    Target,
+    Verb,
+)
 from mcp_gateway.jsonrpc import canonical
 
 NAME_LENGTH: Final = 1000
@@ -130,8 +142,8 @@ def timestamp(at: float) -> str:
     >>> timestamp(0.5)
     '1970-01-01T00:00:00.500Z'
     """
-    second, fraction = divmod(at, 1)
-    return f"{_second(int(second))}.{int(fraction * 1000):03}Z"
+    second = int(at)
+    return f"{_second(second)}.{int((at - second) * 1000):03}Z"
 
 
 @lru_cache(maxsize=8)
@@ -142,59 +154,59 @@ def _second(second: int) -> str:
 def decided_row(entry: Entry, contents: Contents) -> Row:
     """What was decided. Also fills `entry.shared`."""
     caller, request, target, decision = entry.caller, entry.request, entry.target, entry.decision
-    entry.shared = shared = {
-        **_who_and_what(
-            request.verb.value,
-            caller.agent,
-            caller.person,
-            caller.task,
-            target.upstream if target else None,
-            target.name if target else request.name or request.method,
-        ),
-        **_present(request_id=request.request_id, session=request.session, trace_id=_trace_id(request.params)),
-    }
-    row = {
-        **shared,
-        **_judgement(
-            caller.strength.value,
-            request.client,
-            entry.target_hash,
-            decision.effect.value,
-            decision.reason.value,
-            decision.grant,
-            decision.policy_version,
-        ),
-        "at": timestamp(entry.at),
-        "phase": "decided",
-    }
+    shared, judgement = _fixed_columns(
+        request.verb,
+        caller.agent,
+        caller.person,
+        caller.task,
+        target.upstream if target else None,
+        target.name if target else request.name or request.method,
+        caller.strength,
+        request.client,
+        entry.target_hash,
+        decision.effect,
+        decision.reason,
+        decision.grant,
+        decision.policy_version,
+    )
+    own = _present(request_id=request.request_id, session=request.session, trace_id=_trace_id(request.params))
+    entry.shared = {**shared, **own}
+    row = {**entry.shared, **judgement, "at": timestamp(entry.at), "phase": "decided"}
     if args := _args(request):
         _put_args(row, args, contents)
     return row
 
 
-# What follows is the same for most calls of an agent, so it is worked out once.
-
-
-@lru_cache(maxsize=2048)
-def _who_and_what(
-    kind: str, agent: str, person: str | None, task: str | None, upstream: str | None, name: str
-) -> Mapping[str, str]:
-    return _present(kind=kind, agent=agent, person=person, task=task, upstream=upstream, name=_clean(name, NAME_LENGTH))
-
-
-@lru_cache(maxsize=2048)
-def _judgement(
-    strength: str, client: str, target_hash: str, effect: str, reason: str, grant: str, policy: str
-) -> Mapping[str, str]:
-    return _present(
-        identity_strength=strength,
+@lru_cache(maxsize=2048)  # the same for most calls of an agent, so it is worked out once
+def _fixed_columns(
+    verb: Verb,
+    agent: str,
+    person: str | None,
+    task: str | None,
+    upstream: str | None,
+    name: str,
+    strength: Strength,
+    client: str,
+    target_hash: str,
+    effect: Effect,
+    reason: Reason,
+    grant: str,
+    policy: str,
+) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """What both rows of a call have, and what the first one has of the decision."""
+    shared = _present(
+        kind=verb.value, agent=agent, person=person, task=task, upstream=upstream, name=_clean(name, NAME_LENGTH)
+    )
+    judgement = _present(
+        identity_strength=strength.value,
         client=_clean(client, NAME_LENGTH),
         target_hash=target_hash,
-        decision=effect,
-        reason=reason,
+        decision=effect.value,
+        reason=reason.value,
         grant_at=grant,
         policy_hash=policy,
     )
+    return shared, judgement
 
 
 def finished_row(entry: Entry, outcome: Outcome, gateway_ms: float, at: float, contents: Contents) -> Row:
@@ -245,7 +257,8 @@ def event_row(kind: str, name: str, at: float, *, agent: str = "", reason: str =
 def _args(request: Request) -> Json:
     members = _INSTEAD_OF_ARGUMENTS.get(request.verb)
     if members is None:
-        return dict(request.arguments)
+        arguments = request.arguments
+        return arguments if type(arguments) is dict else dict(arguments)
     return {name: request.params[name] for name in members if name in request.params}
 
 
@@ -269,7 +282,8 @@ def _present(**columns: str | None) -> Row:
 
 def _storable(text: str) -> str:
     """Bounded, and lone surrogates replaced: neither SQLite nor JSON can hold them."""
-    text = text[:TEXT_LENGTH]
+    if len(text) > TEXT_LENGTH:
+        text = text[:TEXT_LENGTH]
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
@@ -292,7 +306,7 @@ def _finite(number: float) -> float:
 def _trace_id(params: Mapping[str, Any]) -> str | None:
     """The W3C trace id the agent sent along, if it did."""
     meta = params.get("_meta")
-    traceparent = meta.get("traceparent") if isinstance(meta, Mapping) else None
+    traceparent = meta.get("traceparent") if isinstance(meta, dict) else None
     match = _TRACEPARENT.match(traceparent) if isinstance(traceparent, str) else None
     return match.group(1) if match else None
 

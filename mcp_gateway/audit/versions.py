@@ -30,6 +30,8 @@ class Versions:
         self._policies = policies
         self._kept: set[str] = set()
         self._keeping: set[str] = set()
+        self._settled: frozenset[str] = frozenset()
+        """Policies of which there is nothing left to write."""
         self._hashes: dict[TargetKey, str] = {}
 
     def target_hash(self, target: Target) -> str:
@@ -44,11 +46,13 @@ class Versions:
 
     def keep(self, db: Connection, policy: str, target: Target | None, now: float) -> list[Row]:
         """Write what is not written yet; the rows that go into the chain for it."""
+        if policy in self._settled and (target is None or self.target_hash(target) in self._kept):
+            return []
         if target is not None and self._is_new(self.target_hash(target)):
             self._keep_target(db, target, now)
         text = self._policies.get(policy)
         # Known by its version alone is less than known with its text: the text may come later.
-        if policy and self._is_new(f"policy {policy}" if text is None else f"policy {policy} with its text"):
+        if policy and self._is_new(_with_its_text(policy) if text is not None else f"policy {policy}"):
             return self._keep_policy(db, policy, text, now)
         return []
 
@@ -57,17 +61,20 @@ class Versions:
         if self._keeping:
             self._kept |= self._keeping
             self._keeping.clear()
+            self._settled = frozenset(policy for policy in self._policies if _with_its_text(policy) in self._kept)
 
     def forget(self) -> None:
         """A transaction failed, or this may be another database: find out anew."""
         self._kept.clear()
         self._keeping.clear()
+        self._settled = frozenset()
 
     def _is_new(self, version: str) -> bool:
         if version in self._kept or version in self._keeping:
             return False
         if len(self._kept) >= MAX_REMEMBERED:
             self._kept.clear()
+            self._settled = frozenset()
         self._keeping.add(version)
         return True
 
@@ -89,6 +96,10 @@ class Versions:
         row = event_row("policy", version, now, reason=LOADED)
         row["args_sha256"] = hashlib.sha256(text.encode()).hexdigest()
         return [row]
+
+
+def _with_its_text(policy: str) -> str:
+    return f"policy {policy} with its text"
 
 
 def target_key(target: Target) -> TargetKey:

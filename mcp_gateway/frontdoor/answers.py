@@ -110,6 +110,8 @@ class Answers:
         """The `result` or `error` member that answers one request. Raises for cancellation only."""
         asked = self._numbered(asked)
         try:
+            if (call := CALLS.get(asked.method)) is not None:
+                return await self._call(caller, asked, call, reply)
             return await self._answer(caller, asked, reply)
         except MalformedError as e:
             await self._gateway.note_malformed(caller, asked.method, str(e))
@@ -125,8 +127,6 @@ class Answers:
     async def _answer(self, caller: Caller, asked: Asked, reply: Reply) -> Json:
         if not speaks(asked.era, asked.method):
             raise MalformedError("Method not found", Code.METHOD_NOT_FOUND, asked.method)
-        if (call := CALLS.get(asked.method)) is not None:
-            return await self._call(caller, asked, call, reply)
         if asked.method in LISTS:
             return {"result": self.stamped(await self._list(caller, asked), asked.era)}
         return await self._others[asked.method](caller, asked, reply)

@@ -15,7 +15,7 @@ from typing import Final
 from starlette.types import Receive, Scope
 
 from mcp_gateway.frontdoor.head import Lines, head_of
-from mcp_gateway.frontdoor.http_connection import IS_WHOLE
+from mcp_gateway.frontdoor.http_connection import EXCHANGE
 
 _LOOPBACK_HOST: Final = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _LOOPBACK_ORIGIN: Final = re.compile(rf"https?://{_LOOPBACK_HOST.pattern}", re.IGNORECASE)
@@ -80,13 +80,16 @@ class Doorstep:
         """Content type and encoding of a POST, and that its sender can read either form of answer."""
         return head_of(scope).lines.judged(_check_contents)
 
+    def takes(self, lengths: Sequence[str]) -> bool:
+        """Whether a body of the declared length is welcome."""
+        return all(_is_length(length) and int(length) <= self._max_body_bytes for length in lengths)
+
     async def read_body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body, within the size and time allowed. Raises `HttpRefusedError`."""
-        declared = head_of(scope).lengths
-        if any(not _is_length(length) or int(length) > self._max_body_bytes for length in declared):
+        if not self.takes(head_of(scope).lengths):
             raise HttpRefusedError(Refusal(413, f"request body over {self._max_body_bytes} bytes"))
-        is_whole = scope.get(IS_WHOLE)
-        if is_whole is not None and is_whole():
+        exchange = scope.get(EXCHANGE)
+        if exchange is not None and exchange.has_whole_body:
             return await self._read(receive)  # it is here: nothing to wait for
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):

@@ -1,8 +1,9 @@
 """The answer to one POST: plain JSON if nothing comes before it, an event stream otherwise.
 
-No task per call: a call that is answered quickly and says nothing on the way runs in the ASGI task alone. A watcher
-for the agent hanging up starts only when a call takes longer than `WATCH_AFTER_S`; a writer of events starts with the
-first progress or log line, or after `PING_EVERY_S` of silence so that no proxy closes the connection.
+No task per call: a call that is answered quickly and says nothing on the way runs in the ASGI task alone. Our own
+connection tells when the agent hangs up; over any other ASGI server a watcher for that starts when a call takes longer
+than `WATCH_AFTER_S`. A writer of events starts with the first progress or log line, or after `PING_EVERY_S` of silence
+so that no proxy closes the connection.
 
 The writer drops what a slow reader leaves unread beyond `MAX_UNSENT` messages or `MAX_UNSENT_BYTES`, the oldest first.
 The answer is never dropped, but a reader that does not take it within `SEND_TIMEOUT_S` is hung up on. Questions are not
@@ -16,13 +17,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 from starlette.types import Receive, Send
 
 from mcp_gateway.domain import Caller, Json
 from mcp_gateway.jsonrpc import dump
+from mcp_gateway.timers import shared_timer
 
 WATCH_AFTER_S: Final = 0.05
 PING_EVERY_S: Final = 15.0
@@ -43,7 +45,21 @@ _SSE_HEADERS: Final = (
     (b"x-accel-buffering", b"no"),
 )
 
+_OK_JSON: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+
 _PING: Final = b": ping\n\n"
+
+
+class Connected(Protocol):
+    """What our own server's connection offers beyond ASGI."""
+
+    def on_hang_up(self, call: Callable[[], None] | None) -> None:
+        """Have something called when the agent goes away; None: nothing any more."""
+        ...
+
+    def respond(self, head: bytes, body: bytes) -> bool:
+        """Answer whole and at once; False where `send` is the way."""
+        ...
 
 
 class Closers:
@@ -228,15 +244,19 @@ class EventStream:
 class Exchange:
     """One POST and its answer."""
 
-    def __init__(self, receive: Receive, send: Send, headers: Headers = ()) -> None:
+    def __init__(self, receive: Receive, send: Send, headers: Headers = (), connection: Connected | None = None) -> None:
+        """`connection`: the other end as our own server knows it, where that is who serves."""
+        self.due = 0.0
         self._receive = receive
         self._send = send
         self._headers = headers
+        self._connection = connection
         self._stream: EventStream | None = None
         self._task: asyncio.Task[Any] | None = None
         self._is_cancelled = False
+        self._is_watched = True
+        self._began_at = 0.0
         self._watcher: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._early: asyncio.Task[None] | None = None
         self._is_revoked = False
 
@@ -250,7 +270,7 @@ class Exchange:
 
     def answer_early(self, status: int, message: Json) -> None:
         """Answer now, although the work goes on; what it returns finds no reader here."""
-        self._stop_timer()
+        shared_timer().discard(self)
         self._early = asyncio.create_task(self._send_early((status, message)))
 
     def cancel(self) -> None:
@@ -279,20 +299,41 @@ class Exchange:
         not (legacy), the work goes on and its answer finds no reader.
         """
         key = closers.add(caller, self.revoke, is_stream=False)
-        self._after(WATCH_AFTER_S, self._settle_in, hang_up_cancels)
+        timer = shared_timer()
+        self._begin(timer.loop.time(), hang_up_cancels)
+        timer.add(self)
         try:
             answer = await self._done(work)
         except BaseException:
             await self._abandon()
             raise
         finally:
-            self._stop_timer()
+            timer.discard(self)
             closers.discard(key)
-            await self._stop_watching()
+            if self._watcher is not None:
+                await self._stop_watching()
         if self._early is None:
             await self._finish(answer)
         else:
             await self._early
+
+    def look(self, now: float) -> bool:
+        """It takes longer: watch for the agent hanging up, and later keep proxies from doing so."""
+        if not self._is_watched:
+            self._is_watched = True
+            self._watcher = asyncio.create_task(self._cancel_on_hang_up())
+            self.due = self._began_at + PING_EVERY_S
+            return False
+        self._events().start()
+        return True
+
+    def _begin(self, now: float, hang_up_cancels: bool) -> None:
+        self._began_at = now
+        self.due = now + PING_EVERY_S
+        if hang_up_cancels and self._connection is not None:
+            self._connection.on_hang_up(self.cancel)
+        elif hang_up_cancels:
+            self._is_watched, self.due = False, now + WATCH_AFTER_S
 
     async def _done(self, work: Callable[[], Awaitable[tuple[int, Json] | None]]) -> tuple[int, Json] | None:
         """What the work returns; None if `cancel` ended it. The same as a cancel scope, at a fifth of its cost."""
@@ -308,19 +349,12 @@ class Exchange:
             raise
         finally:
             self._task = None
+            if self._connection is not None:
+                self._connection.on_hang_up(None)
 
     async def _send_early(self, answer: tuple[int, Json]) -> None:
         await self._stop_watching()
         await self._finish(answer)
-
-    def _settle_in(self, hang_up_cancels: bool) -> None:
-        """It takes longer: watch for the agent hanging up, and keep proxies from doing so."""
-        if hang_up_cancels:
-            self._watcher = asyncio.create_task(self._cancel_on_hang_up())
-        self._after(PING_EVERY_S - WATCH_AFTER_S, self._start_stream)
-
-    def _start_stream(self) -> None:
-        self._events().start()
 
     def _events(self) -> EventStream:
         if self._stream is None:
@@ -331,18 +365,13 @@ class Exchange:
         if self._stream is not None:
             await self._stream.abandon()
 
-    def _after(self, delay_s: float, then: Callable[..., None], *arguments: Any) -> None:
-        self._timer = asyncio.get_running_loop().call_later(delay_s, then, *arguments)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
     async def _finish(self, answer: tuple[int, Json] | None) -> None:
         if self._stream is not None and self._stream.started:
             await self._stream.end(answer[1] if answer else None)
         elif answer is not None:
-            await send_json(self._send, answer[0], dump(answer[1]), self._headers)
+            body = dump(answer[1])
+            if answer[0] != 200 or self._connection is None or not self._connection.respond(self._head(), body):
+                await send_json(self._send, answer[0], body, self._headers)
         elif self._is_revoked:
             body = dump({"error": "the bearer token is not valid any more"})
             await send_json(self._send, 401, body, [CHALLENGE, *self._headers])
@@ -350,6 +379,9 @@ class Exchange:
             # Cancelled before anything was sent. Whoever still reads gets a response without a body: there is no
             # answer to the request, and HTTP needs one.
             await send_json(self._send, 202, b"", self._headers)
+
+    def _head(self) -> bytes:
+        return b"".join((_OK_JSON, *(b"%b: %b\r\n" % line for line in self._headers))) if self._headers else _OK_JSON
 
     async def _cancel_on_hang_up(self) -> None:
         await _hang_up(self._receive)

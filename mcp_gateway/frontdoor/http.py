@@ -21,8 +21,10 @@ from mcp_gateway.errors import BadRequest, NotAuthenticated, StoreUnavailable
 from mcp_gateway.frontdoor.doorstep import Doorstep, HttpRefusedError, Refusal, accepts
 from mcp_gateway.frontdoor.exchange import CHALLENGE, send_json
 from mcp_gateway.frontdoor.head import head_of
+from mcp_gateway.frontdoor.http_connection import EXCHANGE
 from mcp_gateway.frontdoor.legacy import SESSION_HEADER, LegacyDoor
 from mcp_gateway.frontdoor.modern import ModernDoor
+from mcp_gateway.frontdoor.plain import Way, call_in, way_of
 from mcp_gateway.frontdoor.protocol import Answer, Ask, Notice, has_modern_envelope, read_message, readable_id
 from mcp_gateway.frontdoor.wire_errors import answer_to
 from mcp_gateway.gateway import Clock, Gateway
@@ -66,11 +68,34 @@ class HttpDoor:
         if scope["type"] != "http":
             return
         try:
-            await self._serve(scope, receive, send)
+            way = way_of(scope, self._doorstep, _ROUTE)
+            if way is None or not await self._serve_plain(scope, receive, send, way):
+                await self._serve(scope, receive, send)
         except Exception:
             _logger.exception("a bug of ours ended an HTTP request")
             with suppress(RuntimeError):  # a response has begun, there is no second one: the server hangs up
                 await send_json(send, 500, dump({"error": "internal error"}))
+
+    async def _serve_plain(self, scope: Scope, receive: Receive, send: Send, way: Way) -> bool:
+        """Serve a tool call whose head was judged before; False, and nothing has happened, if it is not a plain one."""
+        exchange = scope[EXCHANGE]
+        body = exchange.take_whole()
+        call = None if body is None else call_in(body, way)
+        caller = None if call is None or not self._modern.takes_plain(call) else self._plain_caller(scope, way)
+        if call is None or caller is None:
+            if body is not None:
+                exchange.give_back(body)
+            return False
+        await self._modern.serve_plain(scope, receive, send, caller, call)
+        return True
+
+    def _plain_caller(self, scope: Scope, way: Way) -> Caller | None:
+        """Who asks; None for somebody who is to be refused."""
+        try:
+            caller = self._caller(scope, way.task)
+        except (NotAuthenticated, StoreUnavailable):
+            return None
+        return caller if way.task is None or self._has_task(caller.agent, way.task) else None
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._doorstep.check(scope)

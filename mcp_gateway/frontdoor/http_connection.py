@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
 import httptools
@@ -43,9 +43,18 @@ MAX_EXCHANGES: Final = 5_000
 IDLE_LOOKED_AT: Final = 32
 """Idle connections compared where one of them has to go: opening connections must stay cheap."""
 
-IS_WHOLE: Final = "mcp_gateway.is_whole"
-"""A scope's member: a function that tells whether `receive` would give the whole body at once."""
+MAX_KNOWN_HEADS: Final = 4
+MAX_KNOWN_HEAD_BYTES: Final = 2048
+"""Heads of requests that a connection remembers: an agent repeats all of one but for its length and the tool's name."""
 
+EXCHANGE: Final = "mcp_gateway.exchange"
+"""A scope's member: the `Exchange`, for an application that wants more of it than ASGI offers."""
+
+KEPT: Final = "mcp_gateway.kept"
+"""A scope's member: a dict for what follows from this very head, for the next request that has it byte for byte. It
+lives as long as the connection. Not every scope has one."""
+
+_END_OF_HEAD: Final = b"\r\n\r\n"
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 _BAD_REQUEST: Final = (
@@ -55,6 +64,13 @@ _BAD_REQUEST: Final = (
 _BUSY: Final = b"too many connections"
 
 _logger: Final = logging.getLogger(__name__)
+
+
+class KnownHead(NamedTuple):
+    """What the parser made of the head of a request that came whole, in one piece."""
+
+    scope: Scope
+    body_bytes: int
 
 
 class BoundedConnection(asyncio.Protocol):
@@ -84,6 +100,8 @@ class BoundedConnection(asyncio.Protocol):
         self._is_in_headers = self._is_in_message = False
         self._is_deaf = False
         self._has_just_begun = False
+        self._known: dict[bytes, KnownHead] = {}
+        self._first = b""
         self._header_bytes = 0
         self._idle_since = 0.0
         self._writable: list[asyncio.Future[None]] = []
@@ -110,8 +128,7 @@ class BoundedConnection(asyncio.Protocol):
         for timer in self._timers.values():
             timer.cancel()
         for exchange in self._waiting:
-            exchange.is_disconnected = True
-            exchange.wake()
+            exchange.disconnect()
         self.resume_writing()
 
     def eof_received(self) -> None:
@@ -120,6 +137,12 @@ class BoundedConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
+        if self._is_in_message or self._waiting:
+            self._first = b""
+        elif self._take_known(data):
+            return
+        else:
+            self._first = data
         self._has_just_begun = False
         try:
             self._parser.feed_data(data)
@@ -130,6 +153,32 @@ class BoundedConnection(asyncio.Protocol):
             return
         if self._is_in_headers:
             self._wait_for_headers(len(data))
+
+    def _take_known(self, data: bytes) -> bool:
+        """Take a whole request whose head this connection has seen before, byte for byte, without parsing it again."""
+        end = data.find(_END_OF_HEAD) + 4
+        known = self._known.get(data[:end])
+        if known is None or len(data) - end != known.body_bytes:
+            return False
+        exchange = self._newest = Exchange(self, dict(known.scope), keeps_alive=True)
+        exchange.hold(data[end:])
+        self._waiting.append(exchange)
+        self._start(exchange)
+        return True
+
+    def _learn(self, exchange: Exchange) -> None:
+        """Remember the head of the request that was just parsed, if the parser found it to be all before its body.
+
+        The parser starts anew with each message, so the same bytes will mean the same again.
+        """
+        first, self._first = self._first, b""
+        end = first.find(_END_OF_HEAD) + 4
+        body = exchange.held
+        # White space may stand before a request; with a letter in front, the first empty line is the head's end.
+        if first[:1].isalpha() and 4 < end <= MAX_KNOWN_HEAD_BYTES and body and first[end:] == body:
+            if len(self._known) >= MAX_KNOWN_HEADS:
+                del self._known[next(iter(self._known))]
+            self._known[first[:end]] = KnownHead(exchange.with_kept(), len(body))
 
     def pause_writing(self) -> None:
         self.is_write_paused = True
@@ -193,9 +242,12 @@ class BoundedConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._is_in_message = False
-        if self._newest is not None:
-            self._newest.is_whole = True
-            self._newest.wake()
+        newest = self._newest
+        if newest is not None:
+            newest.is_whole = True
+            if self._first and newest.keeps_alive and not newest.expects_continue:
+                self._learn(newest)
+            newest.wake()
 
     # -- exchanges -----------------------------------------------------------------------------------------------------
 
@@ -247,9 +299,12 @@ class BoundedConnection(asyncio.Protocol):
         is_full = self._most_at_once and len(self.state.connections) >= self._most_at_once
         if is_full or len(self.state.tasks) >= MAX_EXCHANGES:
             app = _too_busy
-        task = self.loop.create_task(exchange.run(app))
-        self.state.tasks.add(task)
-        task.add_done_callback(self.state.tasks.discard)
+        exchange.task = self.loop.create_task(exchange.run(app))
+        self.state.tasks.add(exchange.task)
+
+    def leave(self, task: asyncio.Task[None]) -> None:
+        """A task of ours is about to end."""
+        self.state.tasks.discard(task)
 
     def _scope(self, version: str) -> Scope:
         path, raw_path, query = _target(self._url) if len(self._url) < 1024 else _target.__wrapped__(self._url)
@@ -283,8 +338,7 @@ class BoundedConnection(asyncio.Protocol):
         self._hear_no_more()
         broken = self._newest if self._newest is not None and not self._newest.is_whole else None
         if broken is not None:  # whoever reads its body learns that there will be no more of it
-            broken.is_disconnected = True
-            broken.wake()
+            broken.disconnect()
         if not self._waiting or (self._waiting[0] is broken and not broken.has_begun):
             self.transport.write(_BAD_REQUEST)
             self.transport.close()
@@ -324,7 +378,13 @@ class BoundedConnection(asyncio.Protocol):
 class Exchange:
     """One request and its answer, as ASGI's `receive` and `send`."""
 
+    __slots__ = (
+        "_body", "_connection", "_head", "_is_taken", "_left_bytes", "_on_hang_up", "_scope", "_waiter",
+        "expects_continue", "is_answered", "is_disconnected", "is_whole", "keeps_alive", "task",
+    )  # fmt: skip
+
     def __init__(self, connection: BoundedConnection, scope: Scope, *, keeps_alive: bool) -> None:
+        self.task: asyncio.Task[None]
         self.keeps_alive = keeps_alive
         self.expects_continue = False
         self.is_whole = False
@@ -337,12 +397,72 @@ class Exchange:
         self._waiter: asyncio.Future[None] | None = None
         self._head: bytes | None = None
         self._left_bytes: int | None = None
-        scope[IS_WHOLE] = self._has_whole_body
+        self._on_hang_up: Callable[[], None] | None = None
+        scope[EXCHANGE] = self
 
     @property
     def has_begun(self) -> bool:
         """Whether the application has begun to answer."""
         return self._head is not None
+
+    @property
+    def held(self) -> bytes:
+        """The body as far as it has come and was not taken."""
+        return self._body
+
+    @property
+    def has_whole_body(self) -> bool:
+        """Whether `receive` would give the whole body at once."""
+        return self.is_whole and not self._is_taken
+
+    def hold(self, body: bytes) -> None:
+        """The whole body, which came with the head."""
+        self._body = body
+        self.is_whole = True
+
+    def take_whole(self) -> bytes | None:
+        """The whole body if it has come and nobody has taken it; else None. Then there is nothing to `receive`."""
+        if not self.is_whole or self._is_taken:
+            return None
+        body, self._body = self._body, b""
+        self._is_taken = True
+        return body
+
+    def give_back(self, body: bytes) -> None:
+        """Undo `take_whole`."""
+        self._body, self._is_taken = body, False
+
+    def with_kept(self) -> Scope:
+        """The scope for requests with the same head, and from now on a place for what follows from it."""
+        self._scope[KEPT] = {}
+        return {name: value for name, value in self._scope.items() if name != EXCHANGE}
+
+    def on_hang_up(self, call: Callable[[], None] | None) -> None:
+        """Have something called when the other side goes away before it is answered; None: nothing any more."""
+        self._on_hang_up = call
+
+    def disconnect(self) -> None:
+        """The other side is gone, or will send no more of its body."""
+        self.is_disconnected = True
+        self.wake()
+        if self._on_hang_up is not None:
+            self._on_hang_up()
+
+    def respond(self, head: bytes, body: bytes) -> bool:
+        """Answer at once and whole. `head`: status line and header lines without `content-length`.
+
+        False: the reader is slow or something was sent already; then `send` is the way.
+        """
+        connection = self._connection
+        if connection.is_write_paused or self.is_disconnected or not self.keeps_alive or self._head is not None:
+            return self.is_disconnected
+        self._head = b""
+        usual = _lines_of(connection.state.default_headers)
+        connection.transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (head, usual, len(body), body))
+        self.is_answered = True
+        self.wake()
+        connection.answered(self)
+        return True
 
     async def run(self, app: ASGIApp) -> None:
         """Let the application answer; what it leaves undone ends the connection."""
@@ -351,8 +471,10 @@ class Exchange:
         except Exception:
             _logger.exception("a bug of ours ended an HTTP exchange")
         finally:
+            self._on_hang_up = None
             if not self.is_answered:
                 self._connection.transport.abort()
+            self._connection.leave(self.task)
 
     async def receive(self) -> Message:
         """The body as far as it has come, then the end of the connection."""
@@ -392,9 +514,6 @@ class Exchange:
         """Something that `receive` may wait for has happened."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-    def _has_whole_body(self) -> bool:
-        return self.is_whole and not self._is_taken
 
     def _take(self) -> Message:
         body, self._body = self._body, b""
@@ -438,6 +557,17 @@ class Exchange:
             self.is_answered = True
             self.wake()
             self._connection.answered(self)
+
+
+_usual: list[Any] = [None, b""]
+
+
+def _lines_of(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """uvicorn's header lines for every answer; another list every second."""
+    if _usual[0] is not headers:
+        _usual[:] = headers, b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+    lines: bytes = _usual[1]
+    return lines
 
 
 @lru_cache(maxsize=256)  # the same few come with every request

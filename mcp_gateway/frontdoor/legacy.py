@@ -19,6 +19,7 @@ from mcp_gateway.errors import BadRequest, GatewayError, OverLimit
 from mcp_gateway.frontdoor.answers import Answers
 from mcp_gateway.frontdoor.exchange import Closers, EventStream, Exchange, over_or_hung_up, send_json
 from mcp_gateway.frontdoor.listen import Bulletin
+from mcp_gateway.frontdoor.http_connection import EXCHANGE
 from mcp_gateway.frontdoor.protocol import Answer, Ask, Notice
 from mcp_gateway.frontdoor.replies import AgentReply
 from mcp_gateway.frontdoor.session import Session
@@ -107,13 +108,13 @@ class LegacyDoor:
     ) -> None:
         """Answer one POST."""
         if isinstance(message, Ask) and message.method == "initialize":
-            await self._open(receive, send, caller, message)
+            await self._open(scope, receive, send, caller, message)
             return
         session = await self._session_of(scope, send, caller)
         if session is None:
             return
         if isinstance(message, Ask):
-            await self._answer(receive, send, session, message, caller)
+            await self._answer(scope, receive, send, session, message, caller)
             return
         if isinstance(message, Notice):
             self._note(session, message)
@@ -154,7 +155,7 @@ class LegacyDoor:
             else:
                 self._forget(session)
 
-    async def _open(self, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
+    async def _open(self, scope: Scope, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
         session = HttpSession(secrets.token_urlsafe(24), caller)
         try:
             session.initialize(message.params)
@@ -165,7 +166,7 @@ class LegacyDoor:
         except OverLimit as e:
             await _refuse(send, 503, message.id, str(e))
             return
-        await self._answer(receive, send, session, message, caller)
+        await self._answer(scope, receive, send, session, message, caller)
 
     def _keep(self, session: HttpSession) -> None:
         """Remember a new session. Raises `OverLimit`."""
@@ -177,8 +178,10 @@ class LegacyDoor:
         # It ends with its credential: until then upstreams are kept busy for what it subscribed to.
         session.closing_key = self._closers.add(session.caller, lambda: self._forget(session), is_stream=False)
 
-    async def _answer(self, receive: Receive, send: Send, session: HttpSession, message: Ask, caller: Caller) -> None:
-        exchange = Exchange(receive, send, [(SESSION_HEADER, session.id.encode())])
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, session: HttpSession, message: Ask, caller: Caller
+    ) -> None:
+        exchange = Exchange(receive, send, [(SESSION_HEADER, session.id.encode())], scope.get(EXCHANGE))
         reply = AgentReply(
             exchange.put,
             message.params,

@@ -17,6 +17,7 @@ from mcp_gateway.errors import GatewayError
 from mcp_gateway.frontdoor.answers import speaks
 from mcp_gateway.frontdoor.exchange import Closers, Exchange, send_json
 from mcp_gateway.frontdoor.head import Lines, head_of
+from mcp_gateway.frontdoor.http_connection import EXCHANGE
 from mcp_gateway.frontdoor.listen import Bulletin
 from mcp_gateway.frontdoor.protocol import CALLS, Answer, Ask, Asked, Notice, client_name, has_plain_envelope
 from mcp_gateway.frontdoor.rounds import Rounds
@@ -63,7 +64,22 @@ class ModernDoor:
         elif message.method == "subscriptions/listen":
             await self._listen(receive, send, caller, message)
         else:
-            await self._answer(receive, send, caller, message)
+            await self._answer(scope, receive, send, caller, message)
+
+    def takes_plain(self, message: Ask) -> bool:
+        """Whether `serve_plain` may have this call: the headers of its tool need no look at its arguments."""
+        target = self._gateway.snapshot.catalog.find(Kind.TOOL, message.params["name"])
+        return self._gateway.is_open and (target is None or not self._mirrored.mirrors_arguments(target))
+
+    async def serve_plain(self, scope: Scope, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
+        """Answer a tool call that `plain` has recognised; its agent cannot be asked anything."""
+        asked = _asked(message)
+        exchange = Exchange(receive, send, connection=scope.get(EXCHANGE))
+
+        async def work() -> tuple[int, Json]:
+            return _response(await self._rounds.answer_plain(caller, asked, exchange.put), message.id)
+
+        await exchange.run(work, self._closers, caller, hang_up_cancels=True)
 
     async def _take(self, scope: Scope, send: Send, message: Notice | Answer) -> None:
         """The core protocol defines no notification to a modern server: they are accepted and mean nothing."""
@@ -83,17 +99,9 @@ class ModernDoor:
             error = answer_to(e, message.method, Era.MODERN)["error"]
             await _refuse(send, message.id, RpcError(error["code"], error["message"], error.get("data")))
 
-    async def _answer(self, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
-        meta = message.params["_meta"]
-        asked = Asked(
-            method=message.method,
-            params=message.params,
-            era=Era.MODERN,
-            version=meta[META_VERSION],
-            transport=Transport.HTTP,
-            client=client_name(meta.get(META_CLIENT)),
-        )
-        exchange = Exchange(receive, send)
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
+        asked = _asked(message)
+        exchange = Exchange(receive, send, connection=scope.get(EXCHANGE))
         channel = _Channel(exchange, message.id)
 
         async def work() -> tuple[int, Json] | None:
@@ -164,9 +172,7 @@ class _Channel:
 
     def response(self, member: Json) -> tuple[int, Json]:
         """HTTP status and JSON-RPC message for a `result` or `error` member."""
-        error = member.get("error")
-        status = 200 if error is None else http_status(RpcError(error["code"], ""))
-        return status, {"jsonrpc": "2.0", "id": self._request_id, **member}
+        return _response(member, self._request_id)
 
 
 class _Folded(dict[str, str]):
@@ -178,6 +184,24 @@ class _Folded(dict[str, str]):
 
     def items(self) -> Any:
         return self._lines
+
+
+def _asked(message: Ask) -> Asked:
+    meta = message.params["_meta"]
+    return Asked(
+        method=message.method,
+        params=message.params,
+        era=Era.MODERN,
+        version=meta[META_VERSION],
+        transport=Transport.HTTP,
+        client=client_name(meta.get(META_CLIENT)),
+    )
+
+
+def _response(member: Json, request_id: str | int) -> tuple[int, Json]:
+    error = member.get("error")
+    status = 200 if error is None else http_status(RpcError(error["code"], ""))
+    return status, {"jsonrpc": "2.0", "id": request_id, **member}
 
 
 def _mirrors_body(header: str) -> bool:

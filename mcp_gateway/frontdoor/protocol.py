@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from mcp_gateway.domain import Era, Json, Kind, Transport, Verb
@@ -43,6 +44,8 @@ LISTS: Final[Mapping[str, tuple[Kind, str]]] = {
     "resources/list": (Kind.RESOURCE, "resources"),
     "resources/templates/list": (Kind.TEMPLATE, "resourceTemplates"),
 }
+
+_CAN_BE_ASKED: Final = ("elicitation", "sampling", "roots")
 
 _LINK: Final = re.compile(r"https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/]")
 """Where a person may be sent (client/elicitation, "Safe URL Handling")."""
@@ -142,6 +145,11 @@ def negotiate_legacy(requested: Any) -> str:
     return requested if requested in LEGACY_VERSIONS else LEGACY_VERSIONS[0]
 
 
+def can_be_asked(capabilities: Mapping[str, Any]) -> bool:
+    """Whether an agent with these capabilities can be asked anything."""
+    return any(name in capabilities for name in _CAN_BE_ASKED)
+
+
 def can_answer(capabilities: Mapping[str, Any], method: str, params: Mapping[str, Any]) -> bool:
     """Whether an agent with these capabilities may be asked this (client/elicitation, client/sampling, client/roots).
 
@@ -191,7 +199,15 @@ def client_name(info: Any) -> str:
     """What an agent's program calls itself, shortened. For display: it proves nothing."""
     if not isinstance(info, dict):
         return ""
-    return f"{info.get('name', '')!s:.80}/{info.get('version', '')!s:.40}".strip("/")
+    name, version = info.get("name", ""), info.get("version", "")
+    if isinstance(name, str) and isinstance(version, str):
+        return _shown(name, version)
+    return _shown(f"{name!s:.80}", f"{version!s:.40}")
+
+
+@lru_cache(maxsize=256)  # the same few come with every request
+def _shown(name: str, version: str) -> str:
+    return f"{name:.80}/{version:.40}".strip("/")
 
 
 def _read_id(value: Any) -> str | int:

@@ -21,7 +21,7 @@ from mcp_gateway.domain import Caller, Json, RpcError
 from mcp_gateway.errors import BadRequest, GatewayError, Misbehaved, OverLimit
 from mcp_gateway.frontdoor.answers import Answers
 from mcp_gateway.frontdoor.parking import ParkedCall, ParkingLot, Questions
-from mcp_gateway.frontdoor.protocol import CALLS, Asked
+from mcp_gateway.frontdoor.protocol import CALLS, Asked, can_be_asked
 from mcp_gateway.frontdoor.replies import AgentReply
 from mcp_gateway.frontdoor.seals import MAX_SEAL_CHARS, SealBrokenError, Seals
 from mcp_gateway.frontdoor.wire_errors import answer_to, error_member
@@ -33,8 +33,6 @@ MAX_USED: Final = 1_000_000
 
 MAX_ROUNDS: Final = 16
 """Rounds of one call over a modern upstream; the SDKs' own drivers stop at ten."""
-
-_CAN_BE_ASKED: Final = ("elicitation", "sampling", "roots")
 
 _BAD_STATE: Final = "requestState is not valid (any more) for this request"
 
@@ -77,6 +75,16 @@ class Rounds:
         except GatewayError as e:
             return answer_to(e, asked.method, asked.era)
 
+    async def answer_plain(self, caller: Caller, asked: Asked, put: Callable[[Json], None]) -> Json:
+        """`answer` for the first round of a call whose agent cannot be asked anything."""
+        reply = AgentReply(put, asked.params, capabilities=_capabilities(asked), takes_input_required=True)
+        try:
+            return self._relayed(caller, asked, await self._answers.answer(caller, asked, reply), 1)
+        except GatewayError as e:
+            return answer_to(e, asked.method, asked.era)
+        finally:
+            reply.finish()
+
     def close(self) -> None:
         """The agents are gone and cannot come back: whatever waits for them ends."""
         self._lot.close()
@@ -87,7 +95,7 @@ class Rounds:
         is_call = asked.method in CALLS
         reply = AgentReply(channel.put, asked.params, capabilities=capabilities, takes_input_required=is_call)
         call: ParkedCall | None = None
-        if is_call and any(name in capabilities for name in _CAN_BE_ASKED):
+        if is_call and can_be_asked(capabilities):
             call = ParkedCall(
                 self._lot,
                 caller,

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from mcp_gateway.domain import NOTHING, Strength
@@ -59,7 +60,7 @@ class ApiKeyCheck:
 
     def identity_of(self, token: str, now: datetime) -> Identity | None:
         record = self.keys.verify(token, now)
-        return None if record is None else Identity(record.agent, Strength.API_KEY, record.public_id)
+        return None if record is None else _identity_of(record.agent, record.public_id)
 
     def still_holds(self, identity: Identity, now: datetime) -> bool:
         return identity.strength is Strength.API_KEY and self.keys.holds(identity.credential_id, now)
@@ -96,6 +97,11 @@ class Verifier:
         if self._anonymous is None:
             raise NotAuthenticated(_MISSING)
         return Identity(self._anonymous, Strength.ANONYMOUS)
+
+
+@lru_cache(maxsize=4096)
+def _identity_of(agent: str, public_id: str) -> Identity:
+    return Identity(agent, Strength.API_KEY, public_id)
 
 
 def _token(authorization: Sequence[str]) -> str:

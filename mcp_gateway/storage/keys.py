@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from mcp_gateway.errors import StoreUnavailable
 from mcp_gateway.storage.private import private_file, private_folder
@@ -59,8 +59,7 @@ class KeyRecord:
         return self.revoked is None and (self.expires is None or now < self.expires)
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """Which state of the file was seen; two that differ mean that something was committed in between."""
 
     device: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import stat
 import threading
@@ -33,6 +34,9 @@ JobContra = TypeVar("JobContra", contravariant=True)
 
 MAX_GROUP: Final = 1000
 """Submissions in one transaction: bounds how long the first of them waits for the last."""
+
+MAX_TURNS: Final = 8
+"""Turns of the event loop for which a group waits for more, as long as each brings some. Nobody waits for a timer."""
 
 _WAL_LIMIT: Final = 64 * 1024 * 1024
 _IMPATIENT_S: Final = 0.25
@@ -163,6 +167,8 @@ class GroupWriter(Generic[Job]):
         self._queue: SimpleQueue[list[_Ticket[Job]] | None] = SimpleQueue()
         self._gathered: list[_Ticket[Job]] = []
         self._is_writing = False
+        self._turns = 0
+        self._counted = 0
         self._waiting = 0
         self._open = False
         self._db: Connection | None = None
@@ -330,17 +336,28 @@ class GroupWriter(Generic[Job]):
     def _gather(self, ticket: _Ticket[Job]) -> None:
         """Have one more ticket in the next group.
 
-        The writer is woken once a turn of the loop at most, and not while it writes: woken for each ticket it would
-        commit each by itself, and a commit costs more than ten rows.
+        The writer is not woken while it writes, nor before a turn of the loop has brought nothing more: woken for each
+        ticket it would commit each by itself, and a commit costs more than ten rows.
         """
         self._gathered.append(ticket)
         if not self._is_writing:
             self._is_writing = True
-            self._loop.call_soon(self._hand_over)
+            self._loop.call_soon(self._hand_over_when_all_came)
+
+    def _hand_over_when_all_came(self) -> None:
+        """Hand over, unless the last turn of the loop brought more: then the next one may, too."""
+        count = len(self._gathered)
+        if self._counted < count < MAX_GROUP and self._turns < MAX_TURNS:
+            self._counted = count
+            self._turns += 1
+            self._loop.call_soon(self._hand_over_when_all_came)
+        else:
+            self._hand_over()
 
     def _hand_over(self) -> None:
         group, self._gathered = self._gathered[:MAX_GROUP], self._gathered[MAX_GROUP:]
         self._is_writing = bool(group)
+        self._turns = self._counted = 0
         if group:
             self._queue.put(group)
 
@@ -350,7 +367,7 @@ class GroupWriter(Generic[Job]):
                 self._waiting -= 1
                 _resolve(ticket.done, ticket.error or problem)
         # Behind those who were woken just now: what they submit goes into the same group.
-        self._loop.call_soon(self._hand_over)
+        self._loop.call_soon(self._hand_over_when_all_came)
 
 
 def _resolve(future: asyncio.Future[None], problem: Exception | None) -> None:
@@ -374,7 +391,7 @@ def _unavailable(path: Path, error: Exception) -> StoreUnavailable:
 def _inode(path: Path) -> tuple[int, int] | None:
     """Which file stands at `path`; None where there is none."""
     try:
-        status = path.lstat()
+        status = os.lstat(path)  # noqa: PTH116  asked before every commit
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino

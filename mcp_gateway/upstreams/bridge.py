@@ -37,6 +37,8 @@ LEGACY_CAPABILITIES: Final[Mapping[str, Any]] = {
 }
 """What a legacy upstream is told at the handshake: what any agent might be able to do."""
 
+_ENDS: Final = (OutcomeStatus.OK, OutcomeStatus.TOOL_ERROR, OutcomeStatus.RPC_ERROR)
+
 Send = Callable[[UpstreamRequest], Awaitable[Outcome]]
 
 
@@ -47,15 +49,24 @@ async def put_question(method: str, params: Json, reply: Reply | None) -> Json:
     return await reply.ask(method, params)
 
 
-async def until_complete(name: str, send: Send, request: UpstreamRequest, reply: Reply) -> Outcome:
+def is_complete(outcome: Outcome, method: str) -> bool:
+    """Whether nothing about an answer needs `until_complete`: it asks nothing and is no wire task."""
+    return outcome.status in _ENDS and method != "tasks/get"
+
+
+async def until_complete(
+    name: str, send: Send, request: UpstreamRequest, reply: Reply, first: Outcome | None = None
+) -> Outcome:
     """Send a request, and again with the agent's answers, until the upstream asks nothing more.
+
+    `first`: what came back already when it was sent for the first time.
 
     An agent that takes `input_required` gets it as the outcome instead. Raises `Misbehaved` for questions that this
     agent had not said it can answer, for too many of them, for too many rounds, and for a wire task that this agent
     had not said it can follow; `TimedOut` where the agent's side gives no answer; `AgentRefused` where its answer is an
     error.
     """
-    outcome = await send(request)
+    outcome = first or await send(request)
     rounds = 0
     while outcome.status is OutcomeStatus.INPUT_REQUIRED:
         questions = questions_in(name, outcome)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from mcp_gateway import __version__
@@ -48,7 +48,11 @@ class Dialect:
 
     def request(self, request_id: int, method: str, params: Mapping[str, Any], reply: Reply) -> Json:
         """The whole JSON-RPC request. Its id is its progress token too: unique while it is in flight."""
-        meta = dict(params.get("_meta") or NOTHING)
+        given = params.get("_meta")
+        if not given and self.era is Era.MODERN and not reply.capabilities and says_nothing(reply):
+            plain = {**params, "_meta": _plain_meta(self.version)}
+            return {"jsonrpc": "2.0", "id": request_id, "method": method, "params": plain}
+        meta = dict(given or NOTHING)
         if self.era is Era.MODERN:
             meta[META_VERSION] = self.version
             meta[META_CLIENT] = CLIENT_INFO
@@ -67,8 +71,8 @@ class Dialect:
         headers = {"mcp-protocol-version": self.version}
         if self.era is Era.MODERN:
             headers["mcp-method"] = method
-            name = params.get(_name_key(method))
-            if isinstance(name, str):
+            name = named_in(method, params)
+            if name is not None:
                 headers["mcp-name"] = _encoded(name)
         return headers
 
@@ -118,6 +122,17 @@ def bridgeable(capabilities: Mapping[str, Any], announced: frozenset[str] = froz
     return passed
 
 
+def says_nothing(reply: Reply) -> bool:
+    """Whether an agent wants to hear nothing before its answer."""
+    return reply.log_level is None and not reply.wants_progress
+
+
+@cache
+def _plain_meta(version: str) -> Json:
+    """What every modern request of an agent that can and wants nothing in particular says of itself."""
+    return {META_VERSION: version, META_CLIENT: CLIENT_INFO, META_CAPABILITIES: {}}
+
+
 class ParamHeaders:
     """The `Mcp-Param-*` headers of tool calls, computed from each tool's own schema (SEP-2243).
 
@@ -162,6 +177,9 @@ def _encoded(name: str) -> str:
     return name if _PLAIN.fullmatch(name) else sdk.encode_header_value(name)
 
 
-def _name_key(method: str) -> str:
+def named_in(method: str, params: Mapping[str, Any]) -> str | None:
+    """What a request is about, as `Mcp-Name` says it; None for methods without such a thing."""
     # SEP-2663: requests about a wire task carry its id in Mcp-Name.
-    return "taskId" if method.startswith("tasks/") else _NAMED_BY.get(method, "")
+    key = _NAMED_BY.get(method) or ("taskId" if method.startswith("tasks/") else "")
+    name = params.get(key)
+    return name if isinstance(name, str) else None

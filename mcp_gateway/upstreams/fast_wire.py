@@ -21,7 +21,14 @@ from types import TracebackType
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from mcp_gateway.upstreams.wire import KEEPALIVE_S, MAX_CONNECTIONS, HttpResponse, WireError, shared_tls
+from mcp_gateway.upstreams.wire import (
+    KEEPALIVE_S,
+    MAX_CONNECTIONS,
+    HttpResponse,
+    SameHeaders,
+    WireError,
+    shared_tls,
+)
 from mcp_gateway.upstreams.wire_connection import Connection
 
 Admits = Callable[[str], bool]
@@ -84,17 +91,24 @@ class FastClient:
         for connection in list(self._open):
             connection.abort()
 
+    def kept(self, origin: Origin) -> Connection | None:
+        """A connection that is open already and nobody else uses, to be given back; None where there is none."""
+        idle = self._idle.get(origin)
+        while idle and self._busy < MAX_CONNECTIONS:
+            connection = idle.pop()
+            if self._is_fresh(connection):
+                self._busy += 1
+                return connection
+            connection.abort()
+        return None
+
     async def take(self, origin: Origin) -> Connection:
         """A connection that nobody else uses, to be given back. Raises `WireError`."""
         while self._busy >= MAX_CONNECTIONS:
             await self._room()
+        if (connection := self.kept(origin)) is not None:
+            return connection
         self._busy += 1
-        idle = self._idle.get(origin)
-        while idle:
-            connection = idle.pop()
-            if self._is_fresh(connection):
-                return connection
-            connection.abort()
         try:
             return await self._connected(origin)
         except BaseException:
@@ -207,10 +221,11 @@ class Exchange:
         self._body = body
         self._connection: Connection
 
-    async def __aenter__(self) -> HttpResponse:
+    async def begin(self) -> HttpResponse:
+        """See `HttpExchange`."""
         place = place_of(self._url)
         request = request_bytes(self._method, place, self._headers, self._body)
-        connection = self._connection = await self._client.take(place.origin)
+        connection = self._connection = self._client.kept(place.origin) or await self._client.take(place.origin)
         try:
             connection.send(request, is_head=self._method == "HEAD")
             await connection.head()
@@ -220,10 +235,17 @@ class Exchange:
             raise
         return Response(connection)
 
+    def end(self) -> None:
+        """See `HttpExchange`."""
+        self._client.give_back(self._connection)
+
+    async def __aenter__(self) -> HttpResponse:
+        return await self.begin()
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.give_back(self._connection)
+        self.end()
 
 
 class Response:
@@ -235,6 +257,12 @@ class Response:
         self._connection = connection
         self.status = connection.status
         self.headers: Mapping[str, str] = connection.headers
+
+    def read_at_once(self, max_bytes: int) -> bytes | None:
+        """See `HttpResponse`."""
+        if "content-encoding" in self.headers:
+            return None
+        return self._connection.whole(max_bytes)
 
     async def read(self, max_bytes: int) -> bytes | None:
         """The whole decoded body, if it has no more than `max_bytes`. Raises `WireError`."""
@@ -283,12 +311,23 @@ class Response:
 
 def request_bytes(method: str, place: Place, headers: Mapping[str, str], body: bytes | None) -> bytes:
     """A whole request. Raises `WireError` for headers that would change how it is framed or read."""
+    start = _start_of(method, place, headers)
+    if body is None:
+        return start + b"\r\n"
+    return b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body)
+
+
+def _start_of(method: str, place: Place, headers: Mapping[str, str]) -> bytes:
+    """A request up to the last of the caller's headers."""
+    if isinstance(headers, SameHeaders) and headers.start:
+        return headers.start
     if not all(map(_is_name, headers)) or not _are_values(headers.values()):
         raise WireError(_CANNOT_BE_SENT)
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if body is None:
-        return f"{method}{place.first_lines}{lines}\r\n".encode("ascii")
-    return f"{method}{place.first_lines}{lines}content-length: {len(body)}\r\n\r\n".encode("ascii") + body
+    start = f"{method}{place.first_lines}{lines}".encode("ascii")
+    if isinstance(headers, SameHeaders):
+        headers.start = start
+    return start
 
 
 def _unzipped(unzip: zlib._Decompress, piece: bytes) -> Iterator[bytes]:

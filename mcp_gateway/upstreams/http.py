@@ -7,7 +7,7 @@ bodies are told apart: an error of the upstream is an answer, a bare status is n
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final
@@ -20,7 +20,7 @@ from mcp_gateway.domain import Era, Json, Reply, UpstreamRequest
 from mcp_gateway.errors import Misbehaved, Unreachable
 from mcp_gateway.upstreams import messages
 from mcp_gateway.upstreams.connection import SILENT, Answer, Limits, Listener, TooBusy
-from mcp_gateway.upstreams.dialect import CLIENT_INFO, Dialect, ParamHeaders
+from mcp_gateway.upstreams.dialect import CLIENT_INFO, Dialect, ParamHeaders, named_in
 from mcp_gateway.upstreams.events import Event, EventParser, EventTooLong
 from mcp_gateway.upstreams.messages import NotAMessage
 from mcp_gateway.upstreams.peer import MAX_QUESTIONS, answer_question, cancellation_of
@@ -36,7 +36,7 @@ from mcp_gateway.upstreams.refusals import (
     type_in_words,
 )
 from mcp_gateway.upstreams.relay import Call
-from mcp_gateway.upstreams.wire import HttpClient, HttpResponse, WireError
+from mcp_gateway.upstreams.wire import HttpClient, HttpExchange, HttpResponse, SameHeaders, WireError
 
 _GREETINGS: Final = frozenset({"server/discover", "initialize"})
 """What settles the era, so that a refusal of it says nothing about a change."""
@@ -50,6 +50,9 @@ _BASE_HEADERS: Final = {
 _MIRRORS: Final = ("mcp-method", "mcp-name", "mcp-param-")
 _OURS: Final = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 """Headers that configuration and credentials cannot set: they would change where or how a message is framed."""
+
+MAX_SAME_HEADERS: Final = 256
+"""Kept ready for requests that come again; credentials of callers are among them, so not for long and not many."""
 
 MAX_ERROR_BYTES: Final = 2**20
 RESUME_ATTEMPTS: Final = 5
@@ -91,20 +94,20 @@ class _Opened:
 
     __slots__ = ("_opening", "_upstream")
 
-    def __init__(self, upstream: str, opening: AbstractAsyncContextManager[HttpResponse]) -> None:
+    def __init__(self, upstream: str, opening: HttpExchange) -> None:
         self._upstream = upstream
         self._opening = opening
 
     async def __aenter__(self) -> HttpResponse:
         try:
-            return await self._opening.__aenter__()
+            return await self._opening.begin()
         except WireError as e:
             raise _unreachable(self._upstream, str(e)) from e
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._opening.__aexit__(kind, error, trace)
+        self._opening.end()
         if isinstance(error, WireError):
             raise _unreachable(self._upstream, str(error)) from error
 
@@ -127,7 +130,9 @@ class Http:
         self.listener = listener
         self.limits = limits
         self._tasks = tasks
+        self._own = headers
         self._static = {**_BASE_HEADERS, **_lowered(headers)}
+        self._same: dict[tuple[Any, ...], SameHeaders] = {}
         self._client = client
         self._exchanges: dict[int, Exchange] = {}
         self._last_id = 0
@@ -147,11 +152,27 @@ class Http:
         self._last_id += 1
         call = Call(reply, self.listener.dropped)
         exchange = Exchange(self._last_id, dialect, request, call, session_id)
-        mirrored = {} if request.method == "initialize" else dialect.headers(request.method, request.params)
-        if dialect.era is Era.MODERN and request.method == "tools/call":
-            mirrored |= self._param_headers.of(request.params, request.definition)
-        exchange.headers = self.headers(request.headers, mirrored, session_id)
+        exchange.headers = self._headers_of(dialect, request, session_id)
         return exchange
+
+    def _headers_of(self, dialect: Dialect, request: UpstreamRequest, session_id: str) -> dict[str, str]:
+        """All headers of one request; the same object for requests whose headers are the same."""
+        if dialect.era is Era.MODERN and request.method == "tools/call":
+            mirrored = self._param_headers.of(request.params, request.definition)
+            if mirrored:
+                mirrored = dialect.headers(request.method, request.params) | mirrored
+                return self.headers(request.headers, mirrored, session_id)
+        credentials = request.headers
+        own = () if not credentials or credentials is self._own else tuple(credentials.items())
+        key = (request.method, dialect.version, named_in(request.method, request.params), session_id, own)
+        same = self._same.get(key)
+        if same is None:
+            mirrored = {} if request.method == "initialize" else dialect.headers(request.method, request.params)
+            same = SameHeaders(self.headers(credentials, mirrored, session_id))
+            if len(self._same) >= MAX_SAME_HEADERS:
+                del self._same[next(iter(self._same))]
+            self._same[key] = same
+        return same
 
     async def run(self, exchange: Exchange) -> Answer:
         """Send it and wait for the answer. Raises `UpstreamError`; cancelling the caller cancels it upstream."""
@@ -198,7 +219,7 @@ class Http:
 
     def open(
         self, method: str, headers: Mapping[str, str], body: bytes | None = None, url: str | None = None
-    ) -> AbstractAsyncContextManager[HttpResponse]:
+    ) -> _Opened:
         """Send one HTTP request; what breaks becomes `Unreachable`."""
         return _Opened(self.name, self._client.open(method, url or self.url, headers, body))
 
@@ -223,8 +244,7 @@ class Http:
 
     async def _answer_to(self, exchange: Exchange, body: bytes) -> Answer:
         try:
-            async with self.open("POST", exchange.headers, body) as response:
-                return await self._answer_in(response, exchange)
+            return await self._answer_once(exchange, self._client.open("POST", self.url, exchange.headers, body))
         except (_StreamEnded, Unreachable) as e:
             # Only an id given by the server makes a stream resumable (2025-11-25 transports, "Resumability").
             if exchange.last_event_id and exchange.dialect.era is Era.LEGACY:
@@ -232,6 +252,27 @@ class Http:
             if isinstance(e, Unreachable):
                 raise
             raise self._unreachable("ended its stream before the answer") from e
+
+    async def _answer_once(self, exchange: Exchange, opening: HttpExchange) -> Answer:
+        try:
+            response = await opening.begin()
+            try:
+                answer = self._answer_at_once(response, exchange)
+                return await self._answer_in(response, exchange) if answer is None else answer
+            finally:
+                opening.end()
+        except WireError as e:
+            raise self._unreachable(str(e)) from e
+
+    def _answer_at_once(self, response: HttpResponse, exchange: Exchange) -> Answer | None:
+        """The answer in a plain response that has come whole; None: look closer."""
+        if response.status != 200 or content_type(response) != "application/json":
+            return None
+        body = response.read_at_once(self.limits.max_message_bytes)
+        if body is None:
+            return None
+        exchange.new_session_id = response.headers.get("mcp-session-id", "")
+        return self._answer_in_body(body, exchange)
 
     async def _resumed(self, exchange: Exchange) -> Answer:
         """Take up a stream that broke off, as often as that brings something new."""
@@ -259,8 +300,10 @@ class Http:
             return await self._answer_in_stream(response, exchange)
         if kind != "application/json":
             raise self._misbehaved(f"HTTP {response.status} with {type_in_words(response)} in it")
-        message = self._read_message(await self._body(response, self.limits.max_message_bytes))
-        answer = self._own_answer(message, exchange)
+        return self._answer_in_body(await self._body(response, self.limits.max_message_bytes), exchange)
+
+    def _answer_in_body(self, body: bytes, exchange: Exchange) -> Answer:
+        answer = self._own_answer(self._read_message(body), exchange)
         if answer is None:
             raise self._misbehaved("an answer to another request")
         return answer

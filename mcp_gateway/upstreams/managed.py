@@ -31,7 +31,7 @@ from mcp_gateway.domain import (
 from mcp_gateway.errors import TimedOut, Unreachable, UpstreamError
 from mcp_gateway.jsonrpc import Code
 from mcp_gateway.upstreams.backoff import Backoff
-from mcp_gateway.upstreams.bridge import until_complete
+from mcp_gateway.upstreams.bridge import is_complete, until_complete
 from mcp_gateway.upstreams.connect import Opener, memory_of, open_connection
 from mcp_gateway.upstreams.connection import (
     SILENT,
@@ -148,7 +148,10 @@ class ManagedUpstream:
 
         The timeout is hard, whatever progress there is; time spent waiting for the agent's side does not count.
         """
-        return await until_complete(self.name, lambda asked: self._send_once(asked, reply), request, reply)
+        outcome = await self._send_once(request, reply)
+        if is_complete(outcome, request.method):
+            return outcome
+        return await until_complete(self.name, lambda asked: self._send_once(asked, reply), request, reply, outcome)
 
     def watch(self, uris: frozenset[str]) -> None:
         """See `domain.Upstream.watch`."""
@@ -167,7 +170,9 @@ class ManagedUpstream:
         connection = self._connection or await self._connection_within(timeout_s)
         self._in_flight += 1
         try:
-            answer = await self._ask(connection, request, reply, started_at + timeout_s)
+            answer = await connection.ask(request, reply, timeout_s - (perf_counter() - started_at))
+            if isinstance(answer, RpcError) and answer.code == Code.HEADER_MISMATCH and request.method == "tools/call":
+                answer = await self._ask_again(answer, connection, request, reply, started_at + timeout_s)
         except (Unreachable, TimedOut) as e:
             self._note_failure(connection, e)
             raise
@@ -310,12 +315,11 @@ class ManagedUpstream:
     def _is_starting(self) -> bool:
         return self._state is UpstreamState.STARTING
 
-    async def _ask(self, connection: Connection, request: UpstreamRequest, reply: Reply, deadline: float) -> Answer:
-        answer = await connection.ask(request, reply, deadline - perf_counter())
-        if not isinstance(answer, RpcError) or answer.code != Code.HEADER_MISMATCH or request.method != "tools/call":
-            return answer
-        # The tool's schema names other headers by now (2026-07-28 transports, "Client Behavior"). Refused by its
-        # headers, the call never ran.
+    async def _ask_again(
+        self, answer: Answer, connection: Connection, request: UpstreamRequest, reply: Reply, deadline: float
+    ) -> Answer:
+        """The answer to a call that was refused by its headers, which never ran: the tool's schema names other headers
+        by now (2026-07-28 transports, "Client Behavior")."""
         fresh = await self._fresh_definition(connection, str(request.params.get("name")), deadline)
         if fresh is None or fresh == request.definition:
             return answer

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Final
 
 from mcp_gateway.domain import Reply
+from mcp_gateway.timers import shared_timer
 
 LOOK_AGAIN_S: Final = 0.1
 
@@ -18,10 +19,11 @@ LOOK_AGAIN_S: Final = 0.1
 class patience:  # noqa: N801 - reads as the `with` statement it is made for, like `contextlib.suppress`
     """Leave the block after `timeout_s`, not counting what `reply` waits for its agent's side meanwhile.
 
-    Cancels like `asyncio.timeout`, and unlike it costs little enough to stand around every call.
+    Cancels like `asyncio.timeout`, and unlike it costs little enough to stand around every call: there is one timer for
+    all that are under way, set to the earliest end.
     """
 
-    __slots__ = ("_cancelling", "_end", "_is_over", "_loop", "_reply", "_task", "_timeout_s", "_timer", "_waited_s")
+    __slots__ = ("_cancelling", "_end", "_is_over", "_reply", "_task", "_timeout_s", "_timer", "_waited_s", "due")
 
     def __init__(self, timeout_s: float, reply: Reply) -> None:
         self._timeout_s = timeout_s
@@ -29,27 +31,29 @@ class patience:  # noqa: N801 - reads as the `with` statement it is made for, li
         self._is_over = False
 
     def __enter__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._cancelling = self._task.cancelling() if self._task is not None else 0
+        timer = self._timer = shared_timer()
+        task = self._task = asyncio.current_task(timer.loop)
+        self._cancelling = task.cancelling() if task is not None else 0
         self._waited_s = self._reply.waited_s
-        self._end = self._loop.time() + self._timeout_s
-        self._timer = self._loop.call_later(max(self._timeout_s, 0), self._look)
+        self.due = self._end = timer.loop.time() + max(self._timeout_s, 0)
+        timer.add(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self._timer.cancel()
+        self._timer.discard(self)
         if not self._is_over or self._task is None:
             return False
         # Somebody else's cancellation, which may have come as well, goes its way.
         is_ours_alone = self._task.uncancel() <= self._cancelling
         return is_ours_alone and kind is not None and issubclass(kind, asyncio.CancelledError)
 
-    def _look(self) -> None:
-        left_s = self._end + self._reply.waited_s - self._waited_s - self._loop.time()
+    def look(self, now: float) -> bool:
+        """Whether it is over; if not, it is to be looked at again when `due`."""
+        left_s = self._end + self._reply.waited_s - self._waited_s - now
         if left_s > 0:
-            self._timer = self._loop.call_later(max(left_s, LOOK_AGAIN_S), self._look)
+            self.due = now + max(left_s, LOOK_AGAIN_S)
         elif self._task is not None:
             self._is_over = True
             self._task.cancel()
+        return self._is_over

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from mcp_gateway.domain import Era, RpcError
@@ -88,4 +89,9 @@ def type_in_words(response: HttpResponse) -> str:
 
 def content_type(response: HttpResponse) -> str:
     """The media type, without its parameters."""
-    return response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return _media_type(response.headers.get("content-type", ""))
+
+
+@lru_cache(maxsize=256)  # the same few come with every answer
+def _media_type(value: str) -> str:
+    return value.partition(";")[0].strip().lower()

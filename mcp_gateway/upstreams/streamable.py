@@ -69,7 +69,9 @@ class HttpConnection:
         """Ask one thing; see `Connection.ask`."""
         with patience(timeout_s, reply):
             try:
-                return await self._ask_in_its_era(request, reply)
+                if self._dialect.era is Era.MODERN:
+                    return await self._http.run(self._http.begin(self._dialect, request, reply))
+                return await self._ask_in_session(request, reply)
             except EraRefused as e:
                 await self._check_era()
                 return e.answer
@@ -104,11 +106,6 @@ class HttpConnection:
         except (Misbehaved, TimedOut):
             pass
         return None
-
-    async def _ask_in_its_era(self, request: UpstreamRequest, reply: Reply) -> Answer:
-        if self._dialect.era is Era.MODERN:
-            return await self._http.run(self._http.begin(self._dialect, request, reply))
-        return await self._ask_in_session(request, reply)
 
     async def _check_era(self) -> None:
         """Break off, and raise `Unreachable`, if the server speaks the other era by now (an update may do that)."""

@@ -41,6 +41,10 @@ class HttpResponse(Protocol):
         """The decoded body in bounded pieces; to be closed by whoever stops early. Raises `WireError`."""
         ...
 
+    def read_at_once(self, max_bytes: int) -> bytes | None:
+        """The whole body if it has come already, is not encoded and has no more than `max_bytes`; else None."""
+        ...
+
     async def read(self, max_bytes: int) -> bytes | None:
         """The whole decoded body; None, as soon as that is certain, if it has more than `max_bytes`.
 
@@ -49,12 +53,32 @@ class HttpResponse(Protocol):
         ...
 
 
+class HttpExchange(AbstractAsyncContextManager[HttpResponse], Protocol):
+    """One request and its answer: a block, or `begin` and `end` for those who are in a hurry."""
+
+    async def begin(self) -> HttpResponse:
+        """Send the request and wait for the answer's headers. Raises `WireError`; then there is nothing to `end`."""
+        ...
+
+    def end(self) -> None:
+        """Be done with the answer, whatever has been read of it."""
+        ...
+
+
+class SameHeaders(dict[str, str]):
+    """Headers that go with many requests to one URL by one method: what they look like on the wire is kept here."""
+
+    __slots__ = ("start",)
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        super().__init__(headers)
+        self.start = b""
+
+
 class HttpClient(Protocol):
     """Sends requests to one upstream."""
 
-    def open(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
-    ) -> AbstractAsyncContextManager[HttpResponse]:
+    def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> HttpExchange:
         """Send a request; leaving the block closes the answer's stream. Raises `WireError`."""
         ...
 

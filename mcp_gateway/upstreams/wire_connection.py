@@ -13,7 +13,7 @@ import asyncio
 import select
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import httptools
 
@@ -27,8 +27,21 @@ MAX_HEADER_LINES: Final = 200
 MAX_HELD_BYTES: Final = 256 * 1024
 """Body that nobody has read yet; beyond it the connection is not read from until somebody does."""
 
+MAX_KNOWN_HEADS: Final = 8
+MAX_KNOWN_HEAD_BYTES: Final = 2048
+"""Heads of answers that a connection remembers: a server repeats all of one but for its date and its lengths."""
+
+_END_OF_HEAD: Final = b"\r\n\r\n"
 _BROKEN: Final = "broke the connection or the HTTP protocol"
 _TOO_MUCH_HEAD: Final = "sent more headers than anybody needs"
+
+
+class KnownHead(NamedTuple):
+    """What the parser made of the head of an answer that came whole, in one piece, and kept its connection alive."""
+
+    status: int
+    headers: dict[str, str]
+    body_bytes: int
 
 
 class Connection(asyncio.Protocol):
@@ -44,6 +57,8 @@ class Connection(asyncio.Protocol):
         self._is_made = False
         self._is_lost = False
         self._is_paused = False
+        self._known: dict[bytes, KnownHead] = {}
+        self._first = b""
         self.idle_since = 0.0
         self.reset()
 
@@ -58,6 +73,7 @@ class Connection(asyncio.Protocol):
         self._fruitless_bytes = 0
         self._is_asked = False
         self._has_no_body = False
+        self._has_begun = False
         self._has_head = False
         self._is_complete = False
         self._is_spent = False
@@ -102,6 +118,13 @@ class Connection(asyncio.Protocol):
                 raise WireError(self._fault)
             await self._something()
 
+    def whole(self, max_bytes: int) -> bytes | None:
+        """What is left of the body, as it was sent, if all of it is here in one piece of at most `max_bytes`."""
+        if not self._is_complete or self._held > max_bytes or self._is_paused or len(self._pieces) > 1:
+            return None
+        self._held = 0
+        return self._pieces.popleft() if self._pieces else b""
+
     async def piece(self) -> bytes:
         """The next piece of the body as it was sent, content encoding and all; empty at its end. Raises `WireError`."""
         while not self._pieces:
@@ -132,6 +155,12 @@ class Connection(asyncio.Protocol):
         if not self._is_asked:  # an answer to nothing: whatever comes next could be taken for the next answer
             self.abort()
             return
+        if self._has_begun:
+            self._first = b""
+        elif self._is_known(data):
+            return
+        else:
+            self._has_begun, self._first = True, data
         self._fruitless_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -142,6 +171,34 @@ class Connection(asyncio.Protocol):
         if self._held > MAX_HELD_BYTES and not self._is_paused and self.is_open:
             self._is_paused = True
             self._transport.pause_reading()
+
+    def _is_known(self, data: bytes) -> bool:
+        """Take a whole answer whose head this connection has seen before, byte for byte, without parsing it again."""
+        end = data.find(_END_OF_HEAD) + 4
+        known = self._known.get(data[:end])
+        if known is None or len(data) - end != known.body_bytes or self._has_no_body:
+            return False
+        self.status, self.headers = known.status, known.headers
+        self._has_begun = self._has_head = self._is_complete = True
+        if known.body_bytes:
+            self._pieces.append(data[end:])
+            self._held = known.body_bytes
+        self._wake()
+        return True
+
+    def _learn(self) -> None:
+        """Remember the head of the answer that was just parsed, if the parser found it to be all before its body.
+
+        The parser starts anew with each message, so the same bytes will mean the same again.
+        """
+        first, self._first = self._first, b""
+        end = first.find(_END_OF_HEAD) + 4
+        body = self._pieces[0] if self._pieces else b""
+        is_plain = first.startswith(b"HTTP/1.1 ") and "content-length" in self.headers and len(self._pieces) < 2
+        if is_plain and 4 < end <= MAX_KNOWN_HEAD_BYTES and not self._has_no_body and first[end:] == body:
+            if len(self._known) >= MAX_KNOWN_HEADS:
+                del self._known[next(iter(self._known))]
+            self._known[first[:end]] = KnownHead(self.status, self.headers, len(body))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
@@ -196,6 +253,8 @@ class Connection(asyncio.Protocol):
         if self._has_head and not self._is_complete:  # else it was a 1xx
             self._is_complete = True
             self._is_spent = not self._parser.should_keep_alive()
+            if self._first and not (self._is_spent or self._fault):
+                self._learn()
             self._wake()
 
     # ------------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ def test_the_columns_are_those_of_the_table() -> None:
 
 def test_a_stranger_can_compute_the_hash_from_the_description_alone() -> None:
     rows = [{"kind": "call", "agent": "a"}, {"kind": "call", "upstream_ms": 1.5}]
-    head = chain.append(Head(), rows)
+    head = chain.append(Head(), rows, run=1)
     expected = GENESIS
     for row in rows:
         content = {name: value for name, value in row.items() if name not in ("prev_hash", "hash")}
