@@ -244,7 +244,9 @@ class EventStream:
 class Exchange:
     """One POST and its answer."""
 
-    def __init__(self, receive: Receive, send: Send, headers: Headers = (), connection: Connected | None = None) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, headers: Headers = (), connection: Connected | None = None
+    ) -> None:
         """`connection`: the other end as our own server knows it, where that is who serves."""
         self.due = 0.0
         self._receive = receive

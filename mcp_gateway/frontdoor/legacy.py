@@ -18,8 +18,8 @@ from mcp_gateway.domain import Caller, Era, Json, Kind, RpcError, Transport
 from mcp_gateway.errors import BadRequest, GatewayError, OverLimit
 from mcp_gateway.frontdoor.answers import Answers
 from mcp_gateway.frontdoor.exchange import Closers, EventStream, Exchange, over_or_hung_up, send_json
-from mcp_gateway.frontdoor.listen import Bulletin
 from mcp_gateway.frontdoor.http_connection import EXCHANGE
+from mcp_gateway.frontdoor.listen import Bulletin
 from mcp_gateway.frontdoor.protocol import Answer, Ask, Notice
 from mcp_gateway.frontdoor.replies import AgentReply
 from mcp_gateway.frontdoor.session import Session

@@ -391,7 +391,7 @@ def _unavailable(path: Path, error: Exception) -> StoreUnavailable:
 def _inode(path: Path) -> tuple[int, int] | None:
     """Which file stands at `path`; None where there is none."""
     try:
-        status = os.lstat(path)  # noqa: PTH116  asked before every commit
+        status = os.lstat(path)
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
