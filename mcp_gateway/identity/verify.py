@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from mcp_gateway.domain import NOTHING, Strength
+from mcp_gateway.domain import NOTHING, StartedTask, Strength
 from mcp_gateway.errors import NotAuthenticated
 from mcp_gateway.identity.keys import Keys
 
@@ -34,6 +34,8 @@ class Identity:
     credential_id: str = ""
     """What proved it (an API key's public id); empty for an anonymous agent."""
     claims: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    started: StartedTask | None = None
+    """The started task that the credential itself stands for."""
 
 
 class TokenCheck(Protocol):
