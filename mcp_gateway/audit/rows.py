@@ -151,7 +151,12 @@ def decided_row(entry: Entry, contents: Contents) -> Row:
             target.upstream if target else None,
             target.name if target else request.name or request.method,
         ),
-        **_present(request_id=request.request_id, session=request.session, trace_id=_trace_id(request.params)),
+        **_present(
+            request_id=request.request_id,
+            session=request.session,
+            trace_id=_trace_id(request.params),
+            started=caller.started_id,
+        ),
     }
     row = {
         **shared,
@@ -167,6 +172,8 @@ def decided_row(entry: Entry, contents: Contents) -> Row:
         "at": timestamp(entry.at),
         "phase": "decided",
     }
+    if decision.approval:
+        row["approval"] = decision.approval
     if args := _args(request):
         _put_args(row, args, contents)
     return row

@@ -1,7 +1,7 @@
 """Calls that wait for a person's answer, as they are kept: bound to who asks, what for and the exact arguments.
 
-An approval is good for one call and for a while; a refusal stands for a while, so that asking again does not help. Works
-inside transactions of `transactions`; knows nothing of how a person is asked.
+An approval is good for one call and for a while; a refusal stands for a while, so that asking again does not help.
+Works inside transactions of `transactions`; knows nothing of how a person is asked.
 """
 
 from __future__ import annotations

@@ -21,8 +21,13 @@ class Runs:
         private_folder(folder)
         self._folder = folder
         self.mine = secrets.token_hex(8)
-        self._fd = os.open(folder / self.mine, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # Locked before it bears its name: nobody may take a run for dead that has just begun.
+        draft = folder / f"{self.mine}.new"
+        self._fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        draft.rename(folder / self.mine)
+        for path in sorted(folder.iterdir()):
+            self.is_dead(path.name)
 
     def is_dead(self, run: str) -> bool:
         """Whether a run's process is gone; its file then goes too."""

@@ -20,7 +20,16 @@ from typing import Final
 
 from mcp_gateway.domain import Budget, Flow, Offer, Reason, Terms, Window
 from mcp_gateway.errors import StoreUnavailable
-from mcp_gateway.storage.approvals import APPROVALS_SCHEMA, Asked, Binding, approval_for
+from mcp_gateway.storage.approvals import (
+    APPROVALS_SCHEMA,
+    Approval,
+    Asked,
+    Binding,
+    answer,
+    approval,
+    approval_for,
+    approvals,
+)
 from mcp_gateway.storage.private import private_file, private_folder
 from mcp_gateway.storage.runs import Runs
 
@@ -202,7 +211,29 @@ class TransactionStore:
             tags = {mark.removeprefix(_TAG): by for mark, by in rows}
             spent = db.execute("SELECT calls, bytes, tokens, cost FROM spent WHERE scope = ?", (scope,)).fetchone()
             under_way = db.execute("SELECT count(*) FROM holds WHERE scope = ?", (scope,)).fetchone()[0]
-            return State(tags, *(spent or (0, 0, 0, 0)), under_way)
+            calls, sent, tokens, cost = spent or (0, 0, 0, 0)
+            return State(tags, calls, sent, tokens, cost, under_way)
+
+    def approval_state(self, approval_id: str) -> str:
+        """The word that stands for one approval now; empty where it is not known (any more)."""
+        with self._lock, _translated(self._path):
+            row = self._db.execute("SELECT state FROM approvals WHERE id = ?", (approval_id,)).fetchone()
+            return str(row[0]) if row else ""
+
+    def approvals(self, now: int, *, all_of_them: bool = False) -> list[Approval]:
+        """Calls that wait for a person, oldest first; or all that are still known."""
+        with self.transaction() as db:
+            return approvals(db, now, all_of_them=all_of_them)
+
+    def approval(self, approval_id: str, now: int) -> Approval | None:
+        """One of them."""
+        with self.transaction() as db:
+            return approval(db, approval_id, now)
+
+    def answer(self, approval_id: str, *, yes: bool, by: str, now: int) -> bool:
+        """Write a person's answer down; False where nothing of that id waits (any more)."""
+        with self.transaction() as db:
+            return answer(db, approval_id, yes=yes, by=by, now=now)
 
     def used(self, window: Window, now: int) -> tuple[int, int]:
         """How often, and for how much, a window is used at this moment."""
