@@ -117,6 +117,8 @@ class Desk:
         record, now = await self.task(task_id), self._clock()
         task = self._policy().tasks.get(record.task.task)
         expires = now + _checked_length(lasts, task)
+        if not record.holds(now):
+            raise MistakeError(f"task {task_id} is over ({record.state(now)})", "start another one")
         # What gives more than there was is written down before it does.
         await self._note("task", record, "extended", {"expires": expires.isoformat()})
         if not await anyio.to_thread.run_sync(self._tasks.extend, task_id, expires, now):

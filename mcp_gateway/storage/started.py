@@ -89,7 +89,8 @@ class StartedTable(StampedFile):
     def newest(self, limit: int) -> list[StartedRecord]:
         """The tasks started last, oldest first."""
         with self.reading() as db:
-            rows = db.execute(f"SELECT {_COLUMNS} FROM started_tasks ORDER BY started_at DESC LIMIT ?", (limit,))  # noqa: S608
+            newest_first = "ORDER BY started_at DESC, rowid DESC LIMIT ?"
+            rows = db.execute(f"SELECT {_COLUMNS} FROM started_tasks {newest_first}", (limit,))  # noqa: S608
             return [_record(row) for row in rows][::-1]
 
     def find(self, task_id: str) -> StartedRecord | None:
