@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -59,7 +60,43 @@ class Strength(StrEnum):
 
     API_KEY = "api-key"  # a key that the gateway issued
     STDIO = "stdio"  # bound by how the process was started
+    TASK_TOKEN = "task-token"  # noqa: S105 - the token of a started task, by itself
     ANONYMOUS = "anonymous"  # only where an operator wrote `anonymous = "AGENT"` down
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much one started task may use up in all. None: as much as it likes."""
+
+    calls: int | None = None
+    concurrent: int | None = None
+    """Calls under way at once."""
+    bytes: int | None = None
+    """Arguments and results together."""
+    tokens: int | None = None
+    cost: int | None = None
+    """In millionths of `currency`."""
+    currency: str = ""
+
+    def __bool__(self) -> bool:
+        """Whether anything is bounded."""
+        return any(bound is not None for bound in (self.calls, self.concurrent, self.bytes, self.tokens, self.cost))
+
+
+@dataclass(frozen=True, slots=True)
+class StartedTask:
+    """One task that somebody started for an agent: it knows what it is about, and ends by itself."""
+
+    id: str
+    """Public; the audit and operators name it so."""
+    agent: str
+    task: str
+    expires: datetime
+    context: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    """What whoever started it said it is about; conditions see it as `task.NAME`."""
+    person: str | None = None
+    """Whom it is done for, as whoever started it said."""
+    budget: Budget = field(default_factory=Budget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +110,13 @@ class Caller:
     claims: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     credential_id: str = ""
     """What proved the identity (an API key's public id); revoking it ends everything that hangs on it."""
+    started: StartedTask | None = None
+    """The started task the request came with; ending it ends everything that hangs on it."""
+
+    @property
+    def started_id(self) -> str:
+        """The started task's id; empty where there is none."""
+        return "" if self.started is None else self.started.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +209,81 @@ class Reason(StrEnum):
     CONDITION_FALSE = "condition_false"  # grants match, no condition holds
     CONDITION_UNEVALUABLE = "condition_unevaluable"  # grants match, none could be evaluated to true
     NO_GRANT = "no_grant"  # nothing in the task matches the target
+    TASK_NOT_STARTED = "task_not_started"  # the task exists only while somebody has started it, and nobody has
+    TASK_OVER = "task_over"  # the started task has ended, or is not this agent's
+    BUDGET_SPENT = "budget_spent"  # the started task has used up what it may
+    LIMIT_REACHED = "limit_reached"  # grants hold, and their limits are used up for now
+    OUT_OF_ORDER = "out_of_order"  # another call has to come first (`after`)
+    APPROVAL_PENDING = "approval_pending"  # it waits for a person's answer
+    APPROVAL_DENIED = "approval_denied"  # a person said no
+    FLOW = "flow"  # not after (or not together with) what the task has read
     MISUSE = "misuse"  # a requestState, cursor, session or wire-task id that is not (any more) this caller's to use
     LIST = "list"  # a list: every entry of it was decided by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How often, or how much in all, within a time that ends now."""
+
+    key: str
+    """What is counted together: one grant, one agent, one person."""
+    per_s: float
+    calls: int | None = None
+    at_most: int | None = None
+    amount: int = 0
+    """Of this call. Amounts are millionths, so that sums are exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """Another call that must have succeeded before, with the same values."""
+
+    mark: str
+    """What such a call has left behind (`Terms.marks`)."""
+    within_s: float
+    first: str = ""
+    """The call that has to come first, as the policy writes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What one grant that holds asks for besides its condition."""
+
+    grant: str
+    """`file:line`."""
+    window: Window | None = None
+    after: After | None = None
+    needs_approval: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What a task may not do, or only with approval, once it has read what all of these tags are on."""
+
+    at: str
+    """`file:line`."""
+    once: frozenset[str]
+    """Without the tags that the target bears itself."""
+    needs_approval: bool = False
+    """False: it may not do it at all."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What has to be so at the moment of a call, beyond what the policy alone can say; `guards` find it out."""
+
+    scope: str
+    """Whose state it is: a started task, or else an agent on a task for a person."""
+    offers: tuple[Offer, ...] = ()
+    """The first whose demands are met carries the call; none: a grant holds that demands nothing."""
+    flows: tuple[Flow, ...] = ()
+    reads: frozenset[str] = frozenset()
+    """Tags that count as read in this scope from the moment of the call."""
+    marks: tuple[str, ...] = ()
+    """What the call leaves behind for others' `After` once it has succeeded."""
+    budget: Budget | None = None
+    """The started task's, as tight as both the policy and whoever started it made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +297,10 @@ class Decision:
     policy_version: str = ""
     message: str = ""
     """The deny's own `reason` text, for operators. Agents never see it."""
+    terms: Terms | None = None
+    """What still has to be found out before the call goes ahead; for most calls nothing."""
+    approval: str = ""
+    """The id of the person's approval it was allowed by, or that it waits for."""
 
     @property
     def allowed(self) -> bool:

@@ -7,6 +7,7 @@
     │   ├── BadRequest          the message itself is wrong (parse error, bad params, bad cursor)
     │   ├── BadArguments        arguments that the tool's own schema refuses: a tool result the model can act on
     │   ├── OverLimit           too large, too many, too often
+    │   ├── NotNow              the agent's to use, but not at this moment: the message says what has to happen first
     │   └── AgentRefused        its side answered a question with an error
     ├── UpstreamError       something behind us failed
     │   ├── Unreachable         no connection, or it broke before an answer
@@ -81,6 +82,12 @@ class OverLimit(AgentError):
     """Too large, too many, too often."""
 
     code = "GW-OVER-LIMIT"
+
+
+class NotNow(AgentError):
+    """The agent's to use, but not now: not before another call or a person's approval, not after what was read."""
+
+    code = "GW-NOT-NOW"
 
 
 class AgentRefused(AgentError):

@@ -50,10 +50,12 @@ from mcp_gateway.errors import (
     Misbehaved,
     NotAvailable,
     OverLimit,
+    StoreUnavailable,
     TimedOut,
     Unreachable,
 )
 from mcp_gateway.guards.order import Guards
+from mcp_gateway.guards.transactions import Held, Transactions
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.decide import decide
 
@@ -102,7 +104,15 @@ class Page:
 class Gateway:
     """The one way to any target: every front door, every era and every kind of traffic goes through here."""
 
-    def __init__(self, snapshot: Snapshot, audit: AuditLog, clock: Clock, page_size: int = 1000) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        audit: AuditLog,
+        clock: Clock,
+        page_size: int = 1000,
+        transactions: Transactions | None = None,
+    ) -> None:
+        """`transactions`: where calls under terms are counted; without it none of them goes ahead."""
         self._snapshot = snapshot
         self._is_open = Event()
         self._is_open.set()
@@ -110,6 +120,7 @@ class Gateway:
         self._clock = clock
         self._page_size = page_size
         self._under_way: Counter[str] = Counter()
+        self._transactions = transactions
 
     @property
     def snapshot(self) -> Snapshot:
@@ -144,19 +155,24 @@ class Gateway:
     async def ask(self, caller: Caller, request: Request, reply: Reply) -> Outcome:
         """Walk one request for one target from decision to outcome.
 
-        Raises `NotAvailable` for what is unknown or forbidden, `BadArguments` and `OverLimit` from the guards,
-        `UpstreamError` where there is no answer, `StoreUnavailable` where the audit cannot be written.
+        Raises `NotAvailable` for what is unknown or forbidden, `NotNow` and `OverLimit` for what its terms do not let
+        through at this moment, `BadArguments` and `OverLimit` from the guards, `UpstreamError` where there is no
+        answer, `StoreUnavailable` where the audit cannot be written.
         """
         if not self.is_open:
             await self.opened()
         began_at = perf_counter()
         now = self._snapshot
         target = _target_of(now.catalog, request)
-        decision = decide(now.policy, caller, request, target, self._clock())
+        decision, held = decide(now.policy, caller, request, target, self._clock()), None
+        if decision.terms is not None:  # limits, order, approvals, flows, a task's budget: most calls have none
+            held = await self._reserve(caller, request, target, decision)
+            decision = held.decision
         if target is None or not decision.allowed:
             await self._audit.record(caller, request, target, decision, Outcome(OutcomeStatus.REFUSED))
-            raise NotAvailable(request.name, decision)
-        entry = await self._audit.open(caller, request, target, decision)  # on disk before anything leaves
+            raise (held and held.refusal) or NotAvailable(request.name, decision)
+        opening = self._audit.open(caller, request, target, decision)  # on disk before anything leaves
+        entry = await (opening if held is None else held.refunded_unless(opening))
         outcome = Outcome(OutcomeStatus.FAILED)  # what the audit keeps should a bug of ours end the walk here
         self._under_way[caller.agent] += 1
         try:
@@ -164,6 +180,8 @@ class Gateway:
             now.guards.check_request(caller, target, request)
             credential = await now.credential_for(caller, target.upstream)
             asked = _as_the_upstream_knows_it(target, request, credential)
+            if held is not None:
+                held.is_sent = True
             outcome = await now.upstreams[target.upstream].send(asked, reply)
             outcome = now.guards.check_outcome(caller, target, outcome)
         except (GatewayError, CancelledError) as e:
@@ -171,6 +189,8 @@ class Gateway:
             raise
         finally:
             self._under_way[caller.agent] -= 1
+            if held is not None:
+                await _shielded(held.settle(outcome))
             gateway_ms = (perf_counter() - began_at) * 1000 - outcome.upstream_ms
             closed = self._audit.close(entry, outcome, gateway_ms=gateway_ms)  # on disk before the agent hears of it
             await (_shielded(closed) if outcome.status is OutcomeStatus.CANCELLED else closed)
@@ -231,6 +251,11 @@ class Gateway:
         target = now.catalog.find(kind, name)
         request = Request("", Verb.LIST, "", kind, name, {})
         return target if decide(now.policy, caller, request, target, self._clock()).visible else None
+
+    async def _reserve(self, caller: Caller, request: Request, target: Target | None, decision: Decision) -> Held:
+        if self._transactions is None:
+            raise StoreUnavailable("there is nowhere to keep what calls have used up")
+        return await self._transactions.reserve(caller, request, target, decision)
 
     def _check_room(self, caller: Caller) -> None:
         if self._under_way[caller.agent] > MAX_CALLS_PER_AGENT:

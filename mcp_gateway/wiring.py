@@ -28,9 +28,11 @@ from mcp_gateway.catalog.pages import Cursors
 from mcp_gateway.config.servers import Configuration, ServerConfig
 from mcp_gateway.config.settings import Settings
 from mcp_gateway.credentials.static import StaticCredentials
-from mcp_gateway.domain import Caller, Kind, Strength, UpstreamState
-from mcp_gateway.errors import Complaint, ConfigInvalid, StoreUnavailable, Unreachable
+from mcp_gateway.domain import Caller, Kind, StartedTask, Strength, Target, UpstreamState
+from mcp_gateway.errors import Complaint, ConfigInvalid, NotAuthenticated, StoreUnavailable, Unreachable
+from mcp_gateway.frontdoor.admin import AdminDoor
 from mcp_gateway.frontdoor.answers import SERVER_INFO, Answers
+from mcp_gateway.frontdoor.desk import Desk
 from mcp_gateway.frontdoor.doorstep import Doorstep
 from mcp_gateway.frontdoor.exchange import Closers
 from mcp_gateway.frontdoor.http import HttpDoor
@@ -47,9 +49,11 @@ from mcp_gateway.gateway import Gateway, Snapshot
 from mcp_gateway.guards.limits import Limits
 from mcp_gateway.guards.order import Guards
 from mcp_gateway.guards.schema import Schemas
+from mcp_gateway.guards.transactions import Transactions
 from mcp_gateway.identity.keys import Keys
+from mcp_gateway.identity.started import StartedTasks, TaskTokenCheck
 from mcp_gateway.identity.task import task_for
-from mcp_gateway.identity.verify import ApiKeyCheck, Verifier
+from mcp_gateway.identity.verify import ApiKeyCheck, TokenCheck, Verifier
 from mcp_gateway.policy.compile import Policy, compile_policy
 from mcp_gateway.policy.document import load as load_policy
 from mcp_gateway.storage.private import random_key
@@ -111,7 +115,9 @@ class Running:
             question_capabilities=LEGACY_CAPABILITIES,
             on_updated=lambda upstream, uri: self.updates.note(upstream, uri),
         )
-        self.gateway = Gateway(self._snapshot(), audit, utc_now)
+        settings = configuration.settings
+        self.transactions = Transactions(settings.state, utc_now, settings.approval_wait_s, self._note_asking)
+        self.gateway = Gateway(self._snapshot(), audit, utc_now, transactions=self.transactions)
         self.updates = Updates(self.gateway, new_request_id)
         self.bulletin = Bulletin(self.gateway, SERVER_INFO, self.updates)
         master_key = random_key(configuration.settings.state / SEAL_KEY_FILE)
@@ -196,18 +202,37 @@ class Running:
         door = HttpDoor(self.gateway, doorstep, verifier, self.audit, (modern, legacy), self.health, utc_now)
         return door, legacy
 
-    def stdio_door(self, agent: str, task: str | None) -> StdioDoor:
-        """The door for one agent on the standard streams.
+    def admin_door(self, tasks: StartedTasks) -> AdminDoor:
+        """The ASGI application of the operators' own listener, for whoever has `admin_key`."""
+        desk = Desk(tasks, self.transactions, self.audit, lambda: self.policy, utc_now)
+        key = self.configuration.settings.admin_key
+        if not key:
+            raise ConfigInvalid([Complaint(str(self.configuration.path), 0, "there is no 'admin_key'")])
+        return AdminDoor(desk, key, utc_now, self.audit.count_refusal)
+
+    def stdio_door(self, agent: str, task: str | None, started: StartedTask | None = None) -> StdioDoor:
+        """The door for one agent on the standard streams; whoever calls this ends it when `started` ends.
 
         Raises `ConfigInvalid` for an agent that the policy does not name or that has no such task.
         """
-        self._check_agent(agent, task)
+        self._check_agent(agent, task if started is None else started.task)
 
         def caller() -> Caller:
-            assigned = task_for(self.gateway.assignment(agent), task)
-            return Caller(agent=agent, task=assigned, strength=Strength.STDIO, credential_id=f"stdio:{agent}")
+            assigned = task_for(self.gateway.assignment(agent), task) if started is None else started.task
+            return Caller(
+                agent=agent,
+                task=assigned,
+                person=None if started is None else started.person,
+                strength=Strength.STDIO,
+                credential_id=f"stdio:{agent}",
+                started=started,
+            )
 
         return StdioDoor(self.answers, self.rounds, self.bulletin, caller, self.configuration.settings.max_body_bytes)
+
+    async def _note_asking(self, caller: Caller, target: Target, approval: str) -> None:
+        detail = {"task": caller.task, "started": caller.started_id, "target": target.key}
+        await self.audit.note("approval", approval, agent=caller.agent, reason="asked", detail=detail)
 
     def _check_agent(self, agent: str, task: str | None) -> None:
         assignment = self.gateway.assignment(agent)
@@ -267,7 +292,10 @@ async def running(load: Load) -> AsyncIterator[Running]:
             await parts.pool.apply(bounded(configuration))
             parts.gateway.hold()
             tasks.start_soon(_open_when_settled, parts)
-            yield parts
+            try:
+                yield parts
+            finally:
+                parts.transactions.close()
             tasks.cancel_scope.cancel()
 
 
@@ -301,9 +329,41 @@ def audit_reader(configuration: Configuration) -> AuditReader:
     return AuditReader(path)
 
 
-def verifier(configuration: Configuration, keys: Keys) -> Verifier:
-    """Who may be let in at the HTTP door."""
-    return Verifier([ApiKeyCheck(keys)], anonymous=configuration.settings.anonymous)
+def verifier(configuration: Configuration, keys: Keys, tasks: StartedTasks | None = None) -> Verifier:
+    """Who may be let in at the HTTP door, and for which task that somebody started."""
+    checks: list[TokenCheck] = [ApiKeyCheck(keys)]
+    if tasks is not None:
+        checks.append(TaskTokenCheck(tasks))
+    settings = configuration.settings
+    return Verifier(checks, anonymous=settings.anonymous, tasks=tasks, task_claim=settings.task_claim or "")
+
+
+def started_tasks_of(configuration: Configuration) -> StartedTasks:
+    """The tasks that were started here. Raises `StoreUnavailable`."""
+    return StartedTasks(configuration.settings.state)
+
+
+def started_task_of(tasks: StartedTasks, agent: str, token: str) -> StartedTask:
+    """The task under way whose token this is. Raises `NotAuthenticated` for any that is not this agent's."""
+    found = tasks.verify(token, utc_now())
+    if found is None or found.agent != agent:
+        raise NotAuthenticated(f"the task token is not one of {agent!r}, or its task is over")
+    return found
+
+
+@asynccontextmanager
+async def desk(configuration: Configuration) -> AsyncIterator[Desk]:
+    """Where one command starts and ends tasks and answers approvals, beside whatever gateways are running."""
+    policy = policy_of(configuration)
+    settings = configuration.settings
+    tasks = started_tasks_of(configuration)
+    transactions = Transactions(settings.state, utc_now, settings.approval_wait_s)
+    try:
+        async with open_audit(configuration) as audit:
+            yield Desk(tasks, transactions, audit, lambda: policy, utc_now)
+    finally:
+        transactions.close()
+        tasks.close()
 
 
 def keys_of(configuration: Configuration) -> Keys:

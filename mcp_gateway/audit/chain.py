@@ -60,10 +60,12 @@ COLUMNS: Final = (
     "gateway_ms",
     "upstream_ms",
     "trace_id",
+    "started",
+    "approval",
     "prev_hash",
     "hash",
 )
-"""Every column of `entries`, in its order."""
+"""Every column of `entries`; what `hash` does not cover stands last."""
 
 GENESIS: Final = "0" * 64
 """The `prev_hash` of the first row."""

@@ -38,7 +38,19 @@ UNAVAILABLE: Final = "store unavailable"
 MAX_LATE: Final = 10_000
 """Ends of calls kept for when the store comes back; what exceeds it is settled when the run has ended."""
 
-_SHARED: Final = ("request_id", "parent", "kind", "agent", "person", "task", "session", "upstream", "name", "trace_id")
+_SHARED: Final = (
+    "request_id",
+    "parent",
+    "kind",
+    "agent",
+    "person",
+    "task",
+    "session",
+    "upstream",
+    "name",
+    "trace_id",
+    "started",
+)
 _UNFINISHED: Final = f"""
     SELECT d.seq, {", ".join(f"d.{column}" for column in _SHARED)} FROM entries d
     WHERE d.seq >= ? AND d.run = ? AND d.phase = 'decided' AND d.decision <> 'denied'

@@ -169,9 +169,16 @@ def decided_row(entry: Entry, contents: Contents) -> Row:
         decision.grant,
         decision.policy_version,
     )
-    own = _present(request_id=request.request_id, session=request.session, trace_id=_trace_id(request.params))
+    own = _present(
+        request_id=request.request_id,
+        session=request.session,
+        trace_id=_trace_id(request.params),
+        started=caller.started_id,
+    )
     entry.shared = {**shared, **own}
     row = {**entry.shared, **judgement, "at": timestamp(entry.at), "phase": "decided"}
+    if decision.approval:
+        row["approval"] = decision.approval
     if args := _args(request):
         _put_args(row, args, contents)
     return row

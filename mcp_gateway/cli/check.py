@@ -24,7 +24,7 @@ from mcp_gateway.config.servers import Configuration, load
 from mcp_gateway.config.toml_lines import did_you_mean
 from mcp_gateway.errors import Complaint, ConfigInvalid, PolicyInvalid
 from mcp_gateway.policy.compile import Policy
-from mcp_gateway.policy.document import CODE
+from mcp_gateway.policy.tables import CODE
 from mcp_gateway.wiring import policy_of
 
 

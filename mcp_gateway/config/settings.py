@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -17,6 +17,7 @@ from mcp_gateway.config.table import ConfigCode, Table
 
 MIB: Final = 1024 * 1024
 DAY_S: Final = 86_400.0
+LEAST_ADMIN_KEY: Final = 32
 MAX_PORT: Final = 65_535
 
 AGENT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -56,6 +57,14 @@ class Settings:
     """The largest answer taken from an upstream."""
     call_timeout_s: float = 300.0
     """The longest one call may take, whatever its server's `timeout_s` and however much progress it reports."""
+    approval_wait_s: float = 20.0
+    """How long a call that needs a person's approval is held before the agent is told to ask again."""
+    task_claim: str | None = None
+    """The claim of verified tokens that names the task; `authorization_details` is understood without it."""
+    admin: tuple[str, int] | None = None
+    """Where operators' programs start tasks and answer approvals over HTTP. None: nowhere."""
+    admin_key: str | None = field(default=None, repr=False)
+    """What they prove themselves with; there if `admin` is."""
 
     @property
     def listen(self) -> str:
@@ -113,6 +122,10 @@ def read_settings(table: Table, secrets: Secrets, listen: tuple[str, int] | None
         max_header_bytes=table.count("max_header_bytes", defaults.max_header_bytes, 4096, MIB),
         max_result_bytes=table.count("max_result_bytes", defaults.max_result_bytes, 1024, 1024 * MIB),
         call_timeout_s=table.number("call_timeout_s", defaults.call_timeout_s, DAY_S),
+        approval_wait_s=table.number("approval_wait_s", defaults.approval_wait_s, DAY_S),
+        task_claim=table.text("task_claim"),
+        admin=_admin(table, secrets),
+        admin_key=_admin_key(table, secrets),
     )
     table.finish()
     _check_reach(table, settings)
@@ -139,6 +152,27 @@ def _listen(table: Table, defaults: Settings, secrets: Secrets) -> tuple[str, in
         table.refuse("listen", "'listen' is not an address and a port", fix, ConfigCode.LISTEN)
         return defaults.host, defaults.port
     return found
+
+
+def _admin(table: Table, secrets: Secrets) -> tuple[str, int] | None:
+    written = table.resolved("admin", secrets.expand)
+    found = None if written is None else address(written)
+    if written is not None and (found is None or not is_loopback(found[0])):
+        fix = 'write an address of this machine and a port, such as "127.0.0.1:8766"; reach it through a tunnel'
+        table.refuse("admin", "'admin' is not a loopback address and a port", fix, ConfigCode.LISTEN)
+        return None
+    if found is not None and "admin_key" not in table:
+        fix = 'add admin_key = "${NAME}" or "file:PATH" with at least 32 random characters'
+        table.refuse("admin", "'admin' needs an 'admin_key'", fix)
+    return found
+
+
+def _admin_key(table: Table, secrets: Secrets) -> str | None:
+    key = table.resolved("admin_key", secrets.value)
+    if key is not None and (len(key) < LEAST_ADMIN_KEY or len(set(key)) < LEAST_ADMIN_KEY // 4):
+        table.refuse("admin_key", "'admin_key' can be guessed", f"at least {LEAST_ADMIN_KEY} random characters")
+        return None
+    return key
 
 
 def _anonymous(table: Table) -> str | None:

@@ -198,6 +198,7 @@ class Answers:
             caller.agent,
             caller.person or "",
             caller.task or "",
+            caller.started_id,
             kind.value,
         )
         cursor = asked.params.get("cursor")

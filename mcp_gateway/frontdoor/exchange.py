@@ -85,10 +85,10 @@ class Closers:
         self._open.pop(key, None)
 
     def close_where(self, ends: Callable[[Caller], bool]) -> None:
-        """End everything of the callers for whom `ends` is true; each credential is asked about once."""
-        answers: dict[tuple[str, str], bool] = {}
+        """End everything of the callers for whom `ends` is true; each credential, and task, is asked about once."""
+        answers: dict[tuple[str, str, str], bool] = {}
         for one in list(self._open.values()):
-            who = (one.caller.agent, one.caller.credential_id)
+            who = (one.caller.agent, one.caller.credential_id, one.caller.started_id)
             if who not in answers:
                 answers[who] = ends(one.caller)
             if answers[who]:

@@ -17,11 +17,14 @@ MAX_KEPT: Final = 2_000
 MAX_KEPT_BYTES: Final = 2_048
 """Of one set of lines. Together a few megabytes, whatever anybody sends."""
 
+TASK_HEADER: Final = b"mcp-gateway-task"
+"""Carries a task token beside the agent's own credential."""
+
 _HEAD: Final = "mcp_gateway.head"
 
 
 class Lines:
-    """Header lines without `Authorization` and `Content-Length`: names in lower case, in the order they came."""
+    """Header lines without credentials and `Content-Length`: names in lower case, in the order they came."""
 
     __slots__ = ("_raw", "_verdicts", "fields", "size", "text")
 
@@ -49,11 +52,12 @@ class Lines:
 class Head:
     """All header lines of one request."""
 
-    __slots__ = ("authorization", "count", "lengths", "lines", "size")
+    __slots__ = ("authorization", "count", "lengths", "lines", "size", "task_tokens")
 
     def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.authorization: list[str] = []
         self.lengths: list[str] = []
+        self.task_tokens: list[str] = []
         others = []
         own_size = 0
         for line in headers:
@@ -63,6 +67,9 @@ class Head:
                 own_size += len(name) + len(line[1])
             elif name == b"content-length":
                 self.lengths.append(line[1].decode("latin-1"))
+                own_size += len(name) + len(line[1])
+            elif name == TASK_HEADER:
+                self.task_tokens.append(line[1].decode("latin-1"))
                 own_size += len(name) + len(line[1])
             else:
                 others.append(line)

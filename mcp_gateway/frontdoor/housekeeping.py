@@ -1,4 +1,4 @@
-"""What the front door does by itself a few times a second: end what hangs on a credential that no longer holds."""
+"""What the front door does by itself a few times a second: end what hangs on a credential or a task that is over."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ async def keep_house(closers: Closers, legacy: LegacyDoor, verifier: Verifier, c
 
 
 def close_revoked(closers: Closers, verifier: Verifier, clock: Clock) -> None:
-    """End everything whose credential does not hold now; a store that cannot be read proves nothing to hold."""
+    """End everything whose credential or started task does not hold now; a store that cannot be read proves nothing
+    to hold."""
     now = clock()
 
     def ends(caller: Caller) -> bool:
         try:
+            if caller.started is not None and not verifier.task_holds(caller.started, now):
+                return True
             return not verifier.still_holds(Identity(caller.agent, caller.strength, caller.credential_id), now)
         except StoreUnavailable:
             return True

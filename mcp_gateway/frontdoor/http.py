@@ -1,7 +1,8 @@
 """The HTTP front door: routes, who may come in, and which era a request belongs to.
 
 Order on every request: doorstep (host, origin, sizes), identity, task, body, era. `/mcp` serves an agent on its
-default task, `/mcp/<task>` on that one; a task the agent does not have is as unknown as any other path.
+default task, `/mcp/<task>` on that one; a task the agent does not have is as unknown as any other path. The token of
+a started task (`Mcp-Gateway-Task`, or the credential itself) says which task it is whatever the endpoint says.
 `/health` and `/ready` tell nobody's names: anyone may ask them.
 """
 
@@ -126,13 +127,17 @@ class HttpDoor:
             await self._beside_the_calls(scope, receive, send, caller)
 
     def _caller(self, scope: Scope, task: str | None) -> Caller:
-        who = self._verifier.identify(head_of(scope).authorization, self._clock())
+        head, now = head_of(scope), self._clock()
+        who = self._verifier.identify(head.authorization, now)
+        started = self._verifier.started_task(who, head.task_tokens, now)
         return Caller(
             agent=who.agent,
-            task=task_for(self._gateway.assignment(who.agent), task),
+            task=task_for(self._gateway.assignment(who.agent), task) if started is None else started.task,
+            person=None if started is None else started.person,
             strength=who.strength,
             claims=who.claims,
             credential_id=who.credential_id,
+            started=started,
         )
 
     def _has_task(self, agent: str, task: str) -> bool:

@@ -7,17 +7,18 @@ import gc
 import resource
 import signal
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Final
 
 import uvicorn
 from anyio import CancelScope
+from starlette.types import ASGIApp
 
 from mcp_gateway.errors import Complaint, ConfigInvalid
 from mcp_gateway.frontdoor.doorstep import MAX_TARGET_BYTES
 from mcp_gateway.frontdoor.exchange import Closers
-from mcp_gateway.frontdoor.http import HttpDoor
 from mcp_gateway.frontdoor.http_connection import BoundedConnection
 
 GC_THRESHOLDS: Final = (10_000, 20, 20)
@@ -50,9 +51,14 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def serve_http(door: HttpDoor, listener: socket.socket, closers: Closers, max_header_bytes: int) -> None:
-    """Serve until SIGTERM, SIGINT or cancellation: then streams end at once and calls under way get `DRAIN_S`."""
-    server = Server(door, closers, max_header_bytes)
+async def serve_http(
+    door: ASGIApp, listener: socket.socket, closers: Closers, max_header_bytes: int, *, hears_signals: bool = True
+) -> None:
+    """Serve until SIGTERM, SIGINT or cancellation: then streams end at once and calls under way get `DRAIN_S`.
+
+    A process has one server that hears signals; others end when they are cancelled.
+    """
+    server = (Server if hears_signals else SideServer)(door, closers, max_header_bytes)
     serving = asyncio.ensure_future(server.serve(sockets=[listener]))
     try:
         await asyncio.shield(serving)
@@ -75,7 +81,7 @@ def spare_the_collector() -> None:
 class Server(uvicorn.Server):
     """uvicorn with our limits and our way to stop."""
 
-    def __init__(self, door: HttpDoor, closers: Closers, max_header_bytes: int) -> None:
+    def __init__(self, door: ASGIApp, closers: Closers, max_header_bytes: int) -> None:
         config = uvicorn.Config(
             _application(door),
             http=_connection_with(max_header_bytes),
@@ -105,6 +111,14 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+class SideServer(Server):
+    """A server that leaves signals to another one in the same process."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 def most_connections() -> int:
     """How many connections this process can bear: descriptors that agents use up, nobody else has.
 
@@ -123,5 +137,5 @@ def _connection_with(max_header_bytes: int) -> type[BoundedConnection]:
     return type("Connection", (BoundedConnection,), {"max_header_bytes": max_header_bytes + MAX_TARGET_BYTES})
 
 
-def _application(door: HttpDoor) -> Any:
+def _application(door: ASGIApp) -> Any:
     return door

@@ -211,7 +211,7 @@ def _is_same(one: Caller, other: Caller) -> bool:
 
 
 def _who(caller: Caller) -> tuple[str | None, ...]:
-    return caller.agent, caller.person, caller.task, caller.credential_id
+    return caller.agent, caller.person, caller.task, caller.started_id, caller.credential_id
 
 
 def _as_modern(params: Json) -> Json:

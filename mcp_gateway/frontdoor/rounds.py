@@ -200,5 +200,5 @@ def _binding(caller: Caller, asked: Asked) -> tuple[str, ...]:
     """What a state is good for: this caller, this method and target, these arguments."""
     name = asked.params.get(CALLS[asked.method].name_key)
     arguments = hashlib.sha256(canonical(asked.params.get("arguments"))).hexdigest()
-    who = (caller.agent, caller.person or "", caller.task or "", caller.credential_id)
+    who = (caller.agent, caller.person or "", caller.task or "", caller.started_id, caller.credential_id)
     return (*who, asked.method, str(name), arguments)

@@ -64,9 +64,10 @@ class Session:
         return bool(self._in_flight)
 
     def belongs_to(self, caller: Caller) -> bool:
-        """Whether `caller` is who opened it: same agent, same credential, same task."""
-        mine = self.caller
-        return (mine.agent, mine.credential_id, mine.task) == (caller.agent, caller.credential_id, caller.task)
+        """Whether `caller` is who opened it: same agent, same credential, same task, started as the same one."""
+        mine, theirs = self.caller, caller
+        is_same_agent = (mine.agent, mine.credential_id) == (theirs.agent, theirs.credential_id)
+        return is_same_agent and (mine.task, mine.started_id) == (theirs.task, theirs.started_id)
 
     def initialize(self, params: dict[str, Any]) -> None:
         """Take the agent's handshake. Raises `BadRequest` for capabilities too large to be kept."""

@@ -51,4 +51,5 @@ class Subscriber:
 
     def likeness_of(self, caller: Caller) -> Likeness:
         """Subscribers of equal likeness are judged alike: a thousand sessions of one agent are worked out once."""
-        return (caller.agent, caller.task, caller.person, caller.credential_id, self.era, self.transport)
+        who = (caller.agent, caller.task, caller.started_id, caller.person, caller.credential_id)
+        return (*who, self.era, self.transport)

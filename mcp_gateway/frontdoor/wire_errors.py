@@ -16,6 +16,7 @@ from mcp_gateway.errors import (
     GatewayError,
     NotAuthenticated,
     NotAvailable,
+    NotNow,
     OverLimit,
     StoreUnavailable,
     UpstreamError,
@@ -26,6 +27,9 @@ OVER_LIMIT: Final = 429
 """An application code: those live outside -32768..-32000 (basic/index, "Error Codes")."""
 
 NOT_AUTHENTICATED: Final = 401
+
+NOT_NOW: Final = 409
+"""Likewise: for what is no tool call; those get a result that their model can act on."""
 
 URL_ELICITATION_REQUIRED: Final = -32042
 """2025-11-25's stateless way to send a person somewhere first; it MUST NOT appear on the modern wire."""
@@ -42,6 +46,7 @@ _HTTP_STATUS: Final = {
     Code.UNSUPPORTED_VERSION: 400,
     Code.METHOD_NOT_FOUND: 404,
     OVER_LIMIT: 429,
+    NOT_NOW: 409,
 }
 
 _CODES_ABOUT_OUR_OWN_WIRE: Final = frozenset(
@@ -68,7 +73,7 @@ def http_status(error: RpcError) -> int:
 
 def answer_to(error: GatewayError, method: str, era: Era) -> Json:
     """The `result` or `error` member that tells an agent about `error`."""
-    if method == "tools/call" and isinstance(error, (AgentRefused, BadArguments, OverLimit, UpstreamError)):
+    if method == "tools/call" and isinstance(error, (AgentRefused, BadArguments, NotNow, OverLimit, UpstreamError)):
         # tools.mdx "Error Handling": what the model can act on is a tool result, not a protocol error (SEP-1303).
         return {"result": tool_error(str(error), era)}
     return {"error": error_member(_rpc_error(error, method, era))}
@@ -110,6 +115,8 @@ def _rpc_error(error: GatewayError, method: str, era: Era) -> RpcError:
         return RpcError(Code.INVALID_PARAMS, str(error))
     if isinstance(error, OverLimit):
         return RpcError(OVER_LIMIT, str(error))
+    if isinstance(error, NotNow):
+        return RpcError(NOT_NOW, str(error))
     if isinstance(error, NotAuthenticated):
         return RpcError(NOT_AUTHENTICATED, str(error))
     if isinstance(error, UpstreamError):

@@ -78,4 +78,4 @@ def declared(capabilities: Any) -> bool:
 
 def _binding(caller: Caller) -> tuple[str, ...]:
     """Whose an id is. Not the credential's: a task may outlive an API key that is replaced."""
-    return (caller.agent, caller.person or "", caller.task or "")
+    return (caller.agent, caller.person or "", caller.task or "", caller.started_id)

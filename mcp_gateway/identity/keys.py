@@ -25,8 +25,9 @@ from typing import Final
 
 from mcp_gateway.config.settings import AGENT_NAME, AGENT_NAME_RULE
 from mcp_gateway.errors import StoreUnavailable
-from mcp_gateway.storage.keys import DATABASE, KeyRecord, KeyTable, Stamp
+from mcp_gateway.storage.keys import DATABASE, KeyRecord, KeyTable
 from mcp_gateway.storage.private import random_key
+from mcp_gateway.storage.stamped import Stamp
 
 __all__ = ["HMAC_KEY_FILE", "KeyRecord", "Keys"]
 
@@ -76,9 +77,9 @@ class Keys:
             raise ValueError(f"not the name of an agent: {AGENT_NAME_RULE}")
         if expires is not None and expires <= timedelta():
             raise ValueError("a key must expire in the future")
-        public_id = _random_text(PUBLIC_ID_LENGTH)
-        signed = f"mgw_{public_id}_{_random_text(SECRET_LENGTH)}"
-        token = signed + _checksum(signed)
+        public_id = random_text(PUBLIC_ID_LENGTH)
+        signed = f"mgw_{public_id}_{random_text(SECRET_LENGTH)}"
+        token = signed + checksum(signed)
         record = KeyRecord(
             public_id=public_id,
             agent=agent,
@@ -126,7 +127,7 @@ class Keys:
 
     def _record_of(self, token: str, digest: bytes, seen: _Seen) -> KeyRecord | None:
         match = _TOKEN.fullmatch(token)
-        if match is None or _checksum(match["signed"]) != match["checksum"]:
+        if match is None or checksum(match["signed"]) != match["checksum"]:
             return None
         record = seen.records.get(match["id"])
         kept = self._nobody if record is None else record.digest
@@ -174,14 +175,14 @@ def _name_of(hash_key: bytes) -> str:
     return hashlib.sha256(b"mcp-gateway hash key:" + hash_key).hexdigest()[:16]
 
 
-def _random_text(length: int) -> str:
+def random_text(length: int) -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(length))
 
 
-def _checksum(text: str) -> str:
+def checksum(text: str) -> str:
     """CRC-32 in base 62, most significant character first.
 
-    >>> _checksum("mgw_")
+    >>> checksum("mgw_")
     '18ecZ1'
     """
     rest = zlib.crc32(text.encode())

@@ -14,9 +14,10 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
-from mcp_gateway.domain import NOTHING, Strength
+from mcp_gateway.domain import NOTHING, StartedTask, Strength
 from mcp_gateway.errors import NotAuthenticated
 from mcp_gateway.identity.keys import Keys
+from mcp_gateway.identity.task import CLAIMED, task_of_claims
 
 MAX_HEADER_CHARACTERS: Final = 8192
 
@@ -35,6 +36,8 @@ class Identity:
     credential_id: str = ""
     """What proved it (an API key's public id); empty for an anonymous agent."""
     claims: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    started: StartedTask | None = None
+    """The started task that the credential itself stands for."""
 
 
 class TokenCheck(Protocol):
@@ -49,6 +52,18 @@ class TokenCheck(Protocol):
 
     def still_holds(self, identity: Identity, now: datetime) -> bool:
         """Whether an identity this check gave out stands at `now`; False for one it did not give out."""
+        ...
+
+
+class TaskTokens(Protocol):
+    """Tokens of tasks that somebody started."""
+
+    def verify(self, token: str, now: datetime) -> StartedTask | None:
+        """The task under way whose token this is. Raises `StoreUnavailable`."""
+        ...
+
+    def holds(self, task_id: str, now: datetime) -> bool:
+        """Whether a task is still under way. Raises `StoreUnavailable`."""
         ...
 
 
@@ -69,9 +84,18 @@ class ApiKeyCheck:
 class Verifier:
     """Finds out who is calling. `anonymous` names the agent that requests without any credential act as, if any."""
 
-    def __init__(self, checks: Sequence[TokenCheck], anonymous: str | None = None) -> None:
+    def __init__(
+        self,
+        checks: Sequence[TokenCheck],
+        anonymous: str | None = None,
+        tasks: TaskTokens | None = None,
+        task_claim: str = "",
+    ) -> None:
+        """`task_claim`: the claim of verified tokens that holds a task's name, if any."""
         self._checks = tuple(checks)
         self._anonymous = anonymous
+        self._tasks = tasks
+        self._task_claim = task_claim
 
     def identify(self, authorization: Sequence[str], now: datetime) -> Identity:
         """The identity behind all `Authorization` header values of one request.
@@ -86,6 +110,28 @@ class Verifier:
             if identity is not None:
                 return identity
         raise NotAuthenticated(_REFUSED)
+
+    def started_task(self, who: Identity, tokens: Sequence[str], now: datetime) -> StartedTask | None:
+        """The started task that a request is for: what its credential stands for, else its task token's, else what
+        its claims say; None where it comes with none of these.
+
+        Raises `NotAuthenticated` for a token that does not hold or is another agent's: nobody falls back to another
+        task because of that. Raises `StoreUnavailable` where it cannot be found out.
+        """
+        if not tokens:
+            if who.started is not None or not who.claims:
+                return who.started
+            return task_of_claims(who.agent, who.claims, self._task_claim)
+        task = self._tasks.verify(tokens[0], now) if self._tasks is not None and len(tokens) == 1 else None
+        if task is None or task.agent != who.agent or (who.started is not None and who.started.id != task.id):
+            raise NotAuthenticated(_REFUSED)
+        return task
+
+    def task_holds(self, task: StartedTask, now: datetime) -> bool:
+        """Whether a started task is still under way: what a stream asks before it sends on."""
+        if task.id.startswith(CLAIMED):
+            return now < task.expires
+        return self._tasks is not None and self._tasks.holds(task.id, now)
 
     def still_holds(self, identity: Identity, now: datetime) -> bool:
         """Whether an identity stands at `now`: what a stream asks before it sends on. Raises `StoreUnavailable`."""

@@ -14,8 +14,10 @@ from typing import Final
 
 from mcp_gateway import jsonrpc
 from mcp_gateway.domain import Assignment, Decision, Effect, Kind, Reason
+from mcp_gateway.policy.demands import FirstCall, FlowRule
 from mcp_gateway.policy.document import Grant, PolicyDocument, Task
 from mcp_gateway.policy.patterns import Match, Pattern
+from mcp_gateway.policy.tables import Place
 
 MAX_REMEMBERED: Final = 8192
 """Most targets whose candidates are remembered. Agents choose URIs, so it has to have an end."""
@@ -33,8 +35,8 @@ class Candidate:
 
     @property
     def is_certain(self) -> bool:
-        """Whether it holds whatever is asked: no condition, and all of the target."""
-        return self.grant.condition is None and self.match is Match.ALL
+        """Whether it holds whatever is asked: no condition, no demands, and all of the target."""
+        return self.grant.condition is None and self.grant.demands is None and self.match is Match.ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,13 @@ class Candidates:
     grants: tuple[Candidate, ...]
     settled: Decision | None
     """The decision, where no condition has a say in it."""
+    first_calls: tuple[FirstCall, ...] = ()
+    """What this target's calls are waited for by."""
+
+    @property
+    def demanding(self) -> bool:
+        """Whether a grant asks for more than its condition."""
+        return any(candidate.grant.demands is not None for candidate in self.grants)
 
 
 class Policy:
@@ -59,12 +68,25 @@ class Policy:
         self.assignments: Mapping[str, Assignment] = MappingProxyType(
             {agent.name: Assignment(agent.name, agent.tasks, agent.default_task) for agent in document.agents.values()}
         )
+        self._flows = {
+            task.name: tuple(sorted((*document.flows, *task.flows), key=lambda rule: rule.at))
+            for task in document.tasks.values()
+        }
+        self._first_calls = {task.name: _first_calls(task) for task in document.tasks.values()}
+        self.has_terms = any(self._flows.values()) or any(
+            grant.demands is not None for task in document.tasks.values() for grant in task.grants
+        )
+        """Whether any call can have to meet more than conditions."""
         self._refusals = {reason: Decision(Effect.DENIED, reason, policy_version=self.version) for reason in Reason}
         self._remembered: dict[tuple[str, Kind, str, str], Candidates] = {}
 
     def refusal(self, reason: Reason) -> Decision:
         """The denial for `reason` that no line decided."""
         return self._refusals[reason]
+
+    def flows(self, task: str) -> tuple[FlowRule, ...]:
+        """What reading rules out on `task`, which must be one of `tasks`."""
+        return self._flows[task]
 
     def candidates(self, task: str, kind: Kind, upstream: str, name: str) -> Candidates:
         """The lines of `task` that speak of `upstream/name`; `task` must be one of `tasks`."""
@@ -80,7 +102,9 @@ class Policy:
         written = self.tasks[task]
         denies = self._matching(written.denies, kind, upstream, name, is_deny=True)
         grants = self._matching(written.grants, kind, upstream, name, is_deny=False)
-        return Candidates(denies, grants, self._settle(denies, grants))
+        waiting = self._first_calls[task]
+        first_calls = tuple(f for f in waiting if f.pattern.allows(kind, upstream, name) is Match.ALL)
+        return Candidates(denies, grants, self._settle(denies, grants), first_calls)
 
     def _matching(
         self, lines: Sequence[Grant], kind: Kind, upstream: str, name: str, *, is_deny: bool
@@ -92,7 +116,7 @@ class Policy:
             match, pattern = max(matches, key=lambda pair: pair[0].value)
             if match is not Match.NONE:
                 found.append(Candidate(line, pattern, match))
-        return tuple(sorted(found, key=lambda candidate: (candidate.grant.condition is not None, candidate.grant.at)))
+        return tuple(sorted(found, key=_preference))
 
     def _settle(self, denies: Sequence[Candidate], grants: Sequence[Candidate]) -> Decision | None:
         certain_deny = next((deny for deny in denies if deny.is_certain), None)
@@ -140,6 +164,16 @@ def sources_of(text: str) -> dict[str, str]:
         sources[file] = "\n".join(lines[at + 1 : end]) + "\n"
         at = end
     return sources
+
+
+def _preference(candidate: Candidate) -> tuple[bool, bool, Place]:
+    """What demands nothing comes first: a call is never counted, or held, that another grant lets through."""
+    grant = candidate.grant
+    return (grant.demands is not None, grant.condition is not None, grant.at)
+
+
+def _first_calls(task: Task) -> tuple[FirstCall, ...]:
+    return tuple(grant.demands.after for grant in task.grants if grant.demands and grant.demands.after)
 
 
 def _version(sources: Mapping[str, str]) -> str:

@@ -29,7 +29,7 @@ FIELDS: Final[Mapping[str, frozenset[str] | None]] = {
     "args": None,
     "claims": None,
     "agent": frozenset({"name"}),
-    "task": frozenset({"name"}),
+    "task": None,
     "person": frozenset(),
     "now": frozenset(),
     "tool": frozenset({"name", "annotations", "upstream", "tags"}),

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 from functools import reduce
 from typing import Any, Final
 
@@ -41,6 +42,8 @@ _REGEX_STEPS: Final = 2000
 _CEL_ERRORS: Final = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 """What an expression raises that cannot be evaluated: overflow, missing key, wrong type, nesting without end, ..."""
 _EXACT_INTEGERS: Final = 2.0**63
+_MOST_UNITS: Final = 10**12
+"""The largest amount that is summed: a million of these still fit into SQLite's integers as millionths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,13 @@ class _Program:
         if result is True:
             return TRUE, ""
         return (FALSE, "") if result is False else (ERROR, f"it is a {type(result).__name__}, not true or false")
+
+    def number(self, scope: Scope) -> Any:
+        """What it comes to; None where it cannot be evaluated."""
+        try:
+            return self._execute(scope)
+        except _CEL_ERRORS:
+            return None
 
     def exists(self, scope: Scope) -> bool:
         """Whether it can be evaluated at all, to whatever value."""
@@ -140,6 +150,10 @@ class Condition:
     def reads_args(self) -> bool:
         return self._whole.reads_args
 
+    def fields_of(self, root: str) -> frozenset[str]:
+        """The fields of one name that it reads, as far as it names them plainly."""
+        return dict(self._whole.reads).get(root) or frozenset()
+
     def values(self, scope: Scope) -> Values:
         """Every value the condition could have; exactly one where the arguments are known or do not matter."""
         if scope.args is not None or not self._whole.reads_args:
@@ -153,6 +167,36 @@ class Condition:
         values = {text: value for text, (value, _) in found.items()}
         deciding = set(_deciding(self._tree, values))
         return tuple(LeafTrace(text, *found[text], text in deciding) for text in self._leaves)
+
+
+class Amount:
+    """A number that is made of one call, compiled once."""
+
+    def __init__(self, text: str) -> None:
+        expression = check(text)
+        self.text = text
+        steps = len(expression.tokens) + _REGEX_STEPS * len(list(expression.regex_literals()))
+        self._program = _compile(expression, ((expression.loops(), steps),))
+
+    def of(self, scope: Scope) -> int | None:
+        """The number in millionths, rounded up; None for what is no number, is negative, or is too large."""
+        return millionths(self._program.number(scope))
+
+
+def millionths(value: Any) -> int | None:
+    """A number that is not negative in millionths, rounded up, so that sums are exact; None for anything else.
+
+    >>> millionths(0.1) * 3 == millionths(0.3), millionths(-1)
+    (True, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _MOST_UNITS:
+        return None
+    return int((Decimal(repr(value)) * 1_000_000).to_integral_value(ROUND_CEILING))
+
+
+def compile_amount(text: str) -> Amount:
+    """Compile an expression for a number. Raises `expression.ConditionError` with everything wrong in it."""
+    return Amount(text)
 
 
 def compile_condition(text: str) -> Condition:
@@ -290,11 +334,11 @@ _OR: Final = tuple(tuple(_NOT[_AND[_NOT[left]][_NOT[right]]] for right in _SETS)
 def _read(scope: Scope, root: str, fields: frozenset[str] | None) -> Any:
     source = scope.args if root == "args" else scope.values[root]
     if fields is not None and isinstance(source, Mapping):
-        return {name: _plain(source[name]) for name in fields if name in source}
-    return _plain(source)
+        return {name: plain(source[name]) for name in fields if name in source}
+    return plain(source)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON as CEL gets it: whole numbers as integers, whatever the kind of mapping or sequence."""
     kind = type(value)
     if kind is str or kind is int or kind is bool or value is None:
@@ -302,9 +346,9 @@ def _plain(value: Any) -> Any:
     if kind is float:
         return int(value) if value.is_integer() and abs(value) < _EXACT_INTEGERS else value
     if kind is dict or isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return sorted(value) if isinstance(value, (set, frozenset)) else value
 
 

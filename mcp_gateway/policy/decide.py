@@ -5,6 +5,9 @@
 3. Any grant that matches and holds: allowed. A condition that cannot be evaluated is not true.
 4. Otherwise denied.
 
+What an allowed call still has to meet at its moment (limits, order, approvals, what its task has read, its budget) goes
+along as the decision's `terms`; a started task's end is the policy's business, for time is an argument.
+
 In a list the arguments are not known, so the answer can be that it depends on them; lists show that. What a list hides
 is denied for all arguments. Pure: time is an argument, nothing is read or written.
 """
@@ -12,10 +15,24 @@ is denied for all arguments. Pure: time is an argument, nothing is read or writt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from mcp_gateway.domain import NOTHING, Caller, Decision, Effect, Kind, Reason, Request, Target, Verb
+from mcp_gateway.domain import (
+    NOTHING,
+    Caller,
+    Decision,
+    Effect,
+    Kind,
+    Offer,
+    Reason,
+    Request,
+    StartedTask,
+    Target,
+    Verb,
+)
+from mcp_gateway.policy import terms
 from mcp_gateway.policy.compile import Candidate, Candidates, Policy
 from mcp_gateway.policy.conditions import ERROR, FALSE, TRUE, Scope, Values
 from mcp_gateway.policy.patterns import Match
@@ -38,7 +55,7 @@ def decide(policy: Policy, caller: Caller, request: Request, target: Target | No
 
     A list itself (`Verb.LIST` without a target) is allowed with `Reason.LIST`: each entry is decided by itself.
     """
-    refused = refusal(policy, caller)
+    refused = refusal(policy, caller, now)
     if refused is not None:
         return policy.refusal(refused)
     if target is None:
@@ -46,19 +63,79 @@ def decide(policy: Policy, caller: Caller, request: Request, target: Target | No
             return Decision(Effect.ALLOWED, Reason.LIST, policy_version=policy.version)
         return policy.refusal(Reason.UNKNOWN_TARGET)
     candidates = policy.candidates(caller.task or "", target.kind, target.upstream, target.name)
-    if candidates.settled is not None:
-        return candidates.settled
-    return _for_verb(policy, request.verb, _weigh(policy, candidates, scope_of(caller, request, target, now)))
+    decision, scope = candidates.settled, None
+    if decision is None:
+        scope = scope_of(caller, request, target, now)
+        decision = _for_verb(policy, request.verb, _weigh(policy, candidates, scope))
+    if not decision.visible or not (policy.has_terms or caller.started is not None):
+        return decision
+    return _with_terms(policy, decision, candidates, caller, request, target, scope)
 
 
-def refusal(policy: Policy, caller: Caller) -> Reason | None:
+def refusal(policy: Policy, caller: Caller, now: datetime) -> Reason | None:
     """Why this caller gets nothing at all, whatever the target; None if it may get something."""
     assignment = policy.assignments.get(caller.agent)
     if assignment is None:
         return Reason.UNKNOWN_AGENT
     if caller.task is None:
         return Reason.NO_TASK
-    return None if caller.task in assignment.tasks else Reason.TASK_NOT_ASSIGNED
+    if caller.task not in assignment.tasks:
+        return Reason.TASK_NOT_ASSIGNED
+    if caller.started is not None:
+        return None if _is_under_way(caller, now) else Reason.TASK_OVER
+    return Reason.TASK_NOT_STARTED if policy.tasks[caller.task].has_to_be_started else None
+
+
+def _is_under_way(caller: Caller, now: datetime) -> bool:
+    started = caller.started
+    is_its_own = started is not None and (started.agent, started.task) == (caller.agent, caller.task)
+    return is_its_own and started is not None and now < started.expires
+
+
+def _with_terms(
+    policy: Policy,
+    decision: Decision,
+    candidates: Candidates,
+    caller: Caller,
+    request: Request,
+    target: Target,
+    scope: Scope | None,
+) -> Decision:
+    """A decision that allows (or may), with what still has to be met; or the denial that this comes to."""
+    task = caller.task or ""
+    rules = policy.flows(task)
+    forbidden = terms.forbidding(rules, target) if target.tags else None
+    if forbidden is not None:
+        return Decision(Effect.DENIED, Reason.FLOW, str(forbidden.at), policy.version, forbidden.reason)
+    if not decision.allowed or request.verb is Verb.LIST:
+        return decision
+    offers: tuple[Offer, ...] = ()
+    if scope is not None and candidates.demanding and request.verb in terms.USES and request.inputs is None:
+        found = _offers(candidates, task, caller, scope)
+        if found is None:
+            return Decision(Effect.DENIED, Reason.CONDITION_UNEVALUABLE, decision.grant, policy.version)
+        offers = found
+    found_terms = terms.terms(
+        caller,
+        offers,
+        terms.bearing(rules, request, target),
+        terms.reads(rules, request, target),
+        terms.marks(candidates.first_calls, request),
+        terms.budget(policy.tasks[task].budget, caller, request),
+    )
+    return decision if found_terms is None else replace(decision, terms=found_terms)
+
+
+def _offers(candidates: Candidates, task: str, caller: Caller, scope: Scope) -> tuple[Offer, ...] | None:
+    """What the grants that hold ask for, those without a person first; none where one asks for nothing.
+
+    None: what they ask for cannot be worked out for this call.
+    """
+    holding = [candidate.grant for candidate in candidates.grants if holds(candidate, scope) == TRUE]
+    if any(grant.demands is None for grant in holding):
+        return ()
+    offers = [made for grant in holding if (made := terms.offer(grant, task, caller, scope)) is not None]
+    return tuple(sorted(offers, key=lambda made: made.needs_approval)) or None
 
 
 def scope_of(caller: Caller, request: Request, target: Target, now: datetime) -> Scope:
@@ -70,7 +147,7 @@ def scope_of(caller: Caller, request: Request, target: Target, now: datetime) ->
     values = {
         "agent": {"name": caller.agent},
         "person": caller.person,
-        "task": {"name": caller.task},
+        "task": {"name": caller.task} if caller.started is None else _context(caller.started),
         "claims": caller.claims,
         "tool": {
             "name": target.name,
@@ -82,6 +159,10 @@ def scope_of(caller: Caller, request: Request, target: Target, now: datetime) ->
         "now": now,
     }
     return Scope(values, _arguments(request, target))
+
+
+def _context(started: StartedTask) -> Mapping[str, Any]:
+    return {**started.context, "name": started.task, "id": started.id}
 
 
 def holds(candidate: Candidate, scope: Scope) -> Values:

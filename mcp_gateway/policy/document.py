@@ -8,47 +8,51 @@ denies everything. Reads files; knows nothing of callers, targets or decisions.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from mcp_gateway.config.toml_lines import KeyPath, Lines, did_you_mean, parse
+from mcp_gateway.domain import Budget
 from mcp_gateway.errors import Complaint, ConfigInvalid, PolicyInvalid
 from mcp_gateway.policy.conditions import Condition, compile_condition
+from mcp_gateway.policy.demands import (
+    LONGEST_TASK_S,
+    OWN_FIELDS,
+    Demands,
+    FlowRule,
+    read_budget,
+    read_context,
+    read_demands,
+    read_flow,
+)
 from mcp_gateway.policy.expression import ConditionError
 from mcp_gateway.policy.patterns import Pattern, PatternError, parse_pattern
-
-CODE: Final = "GW-POLICY"
-"""The code of every complaint about a policy's content."""
+from mcp_gateway.policy.tables import CODE, Place, Table
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_TYPE_WORDS: Final[Mapping[type, str]] = {str: "a text", list: "a list", dict: "a table"}
 
 # Keys that are enforced, by the type they have; and those that are designed and not enforced yet.
-_TOP: Final[Mapping[str, type]] = {"agents": dict, "tasks": dict}
+_TOP: Final[Mapping[str, type]] = {"agents": dict, "tasks": dict, "flow": list}
 _AGENT: Final[Mapping[str, type]] = {"tasks": list, "default_task": str}
-_TASK: Final[Mapping[str, type]] = {"purpose": str, "allow": list, "grant": list, "deny": list}
-_GRANT: Final[Mapping[str, type]] = {"tools": list, "when": str}
+_TASK: Final[Mapping[str, type]] = {
+    "purpose": str,
+    "allow": list,
+    "grant": list,
+    "deny": list,
+    "ttl": str,
+    "limit": dict,
+    "context": list,
+    "flow": list,
+}
+_GRANT: Final[Mapping[str, type]] = {"tools": list, "when": str, "limit": dict, "after": dict, "approval": str}
 _DENY: Final[Mapping[str, type]] = {"tools": list, "when": str, "reason": str}
 _TOP_LATER: Final = frozenset({"mode"})
 _AGENT_LATER: Final = frozenset({"match"})
-_TASK_LATER: Final = frozenset({"ttl", "limit", "models", "routes", "mode"})
-_GRANT_LATER: Final = frozenset({"limit", "after", "approval", "mode"})
+_TASK_LATER: Final = frozenset({"models", "routes", "mode"})
+_GRANT_LATER: Final = frozenset({"mode"})
 _DENY_LATER: Final = frozenset({"mode"})
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """Where something is written. Sorts by file, then line."""
-
-    file: str
-    line: int
-    column: int = 0
-    """Position among patterns of one line; only for a stable order."""
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,8 @@ class Grant:
     condition: Condition | None = None
     reason: str = ""
     """A deny's own words, for operators."""
+    demands: Demands | None = None
+    """What it asks for besides its condition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,17 @@ class Task:
     grants: tuple[Grant, ...]
     denies: tuple[Grant, ...]
     at: Place
+    ttl_s: float | None = None
+    """The longest a started one lives."""
+    budget: Budget = field(default_factory=Budget)
+    context: frozenset[str] = frozenset()
+    """What whoever starts it has to set."""
+    flows: tuple[FlowRule, ...] = ()
+
+    @property
+    def has_to_be_started(self) -> bool:
+        """Whether there is no such task until somebody starts it: what ends or is used up has to begin."""
+        return self.ttl_s is not None or bool(self.budget) or bool(self.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +108,8 @@ class PolicyDocument:
     tasks: Mapping[str, Task] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     """The text of each file, by the name it has in complaints and decisions."""
+    flows: tuple[FlowRule, ...] = ()
+    """Those of every task."""
     warnings: tuple[Complaint, ...] = ()
 
 
@@ -155,7 +174,7 @@ def _read(sources: Mapping[str, str], complaints: list[Complaint], warnings: tup
     reader.check_names()
     if complaints:
         raise PolicyInvalid(sorted(complaints, key=lambda complaint: (complaint.file, complaint.line)))
-    return PolicyDocument(reader.agents, reader.tasks, dict(sources), warnings)
+    return PolicyDocument(reader.agents, reader.tasks, dict(sources), tuple(reader.flows), warnings)
 
 
 class _Reader:
@@ -164,11 +183,12 @@ class _Reader:
     def __init__(self, complaints: list[Complaint]) -> None:
         self.agents: dict[str, Agent] = {}
         self.tasks: dict[str, Task] = {}
+        self.flows: list[FlowRule] = []
         self._complaints = complaints
         self._agent_lines: dict[str, Lines] = {}
 
     def read_file(self, document: Mapping[str, Any], lines: Lines) -> None:
-        table = _Table(document, (), lines, self._complaints)
+        table = Table(document, (), lines, self._complaints)
         table.check_keys(_TOP, _TOP_LATER)
         for name, agent in table.tables("agents"):
             if self._is_new("agent", name, self.agents, agent):
@@ -177,6 +197,7 @@ class _Reader:
         for name, task in table.tables("tasks"):
             if self._is_new("task", name, self.tasks, task):
                 self.tasks[name] = _read_task(name, task)
+        self.flows.extend(read_flow(each) for each in table.array("flow"))
 
     def check_names(self) -> None:
         """What agents say of tasks, once all files are read."""
@@ -194,7 +215,7 @@ class _Reader:
                     lines.complaint(path, message, did_you_mean(agent.default_task, agent.tasks), CODE)
                 )
 
-    def _is_new(self, what: str, name: str, known: Mapping[str, Agent | Task], table: _Table) -> bool:
+    def _is_new(self, what: str, name: str, known: Mapping[str, Agent | Task], table: Table) -> bool:
         if not _NAME.fullmatch(name):
             fix = "letters, digits, '.', '_' and '-', at most 64"
             table.complain((), f"{name!r} cannot be the name of an agent or a task", fix)
@@ -205,110 +226,56 @@ class _Reader:
         return True
 
 
-class _Table:
-    """One TOML table, with its place; every wrong thing found is complained about once."""
-
-    def __init__(self, values: Mapping[str, Any], path: KeyPath, lines: Lines, complaints: list[Complaint]) -> None:
-        self._values = values
-        self._path = path
-        self._lines = lines
-        self._complaints = complaints
-
-    def complain(self, path: KeyPath, message: str, fix: str = "") -> None:
-        self._complaints.append(self._lines.complaint((*self._path, *path), message, fix, CODE))
-
-    def check_keys(self, known: Mapping[str, type], later: frozenset[str]) -> None:
-        for key, value in self._values.items():
-            if key in later:
-                self.complain((key,), f"{key!r} is not supported yet: it would not be enforced", "leave it out")
-            elif key not in known:
-                self._complaints.append(self._lines.unknown_key((*self._path, key), {*known, *later}, CODE))
-            elif not isinstance(value, known[key]):
-                self.complain((key,), f"{key!r} must be {_TYPE_WORDS[known[key]]}")
-
-    def require(self, key: str, fix: str) -> None:
-        if key not in self._values:
-            self.complain((), f"{key!r} is missing", fix)
-
-    def require_some(self, key: str, fix: str) -> None:
-        self.require(key, fix)
-        if self._values.get(key) == []:
-            self.complain((key,), f"{key!r} is empty: it speaks of nothing", fix)
-
-    def text(self, key: str) -> str | None:
-        value = self._values.get(key)
-        return value if isinstance(value, str) else None
-
-    def texts(self, key: str) -> Iterator[tuple[int, str]]:
-        """The texts of a list, with their positions."""
-        for index, item in self._items(key):
-            if isinstance(item, str):
-                yield index, item
-            else:
-                self.complain((key, index), f"{key!r} must be a list of texts")
-
-    def tables(self, key: str) -> Iterator[tuple[str, _Table]]:
-        """The named tables below `key`."""
-        value = self._values.get(key)
-        for name, item in value.items() if isinstance(value, dict) else ():
-            if isinstance(item, dict):
-                yield name, self._at((key, name), item)
-            else:
-                self.complain((key, name), f"'{key}.{name}' must be a table", f"write [{key}.{name}]")
-
-    def array(self, key: str) -> Iterator[_Table]:
-        """The tables of an array of tables."""
-        for index, item in self._items(key):
-            if isinstance(item, dict):
-                yield self._at((key, index), item)
-            else:
-                self.complain((key, index), f"{key!r} must be tables", f"write [[{self._name()}.{key}]]")
-
-    def place(self, path: KeyPath = ()) -> Place:
-        return Place(self._lines.file, self._lines.of((*self._path, *path)), _position(path))
-
-    def _items(self, key: str) -> Iterator[tuple[int, Any]]:
-        value = self._values.get(key)
-        yield from enumerate(value if isinstance(value, list) else ())
-
-    def _at(self, path: KeyPath, values: Mapping[str, Any]) -> _Table:
-        return _Table(values, (*self._path, *path), self._lines, self._complaints)
-
-    def _name(self) -> str:
-        return ".".join(str(part) for part in self._path)
-
-
-def _position(path: KeyPath) -> int:
-    return next((part for part in path if isinstance(part, int)), 0)
-
-
-def _read_agent(name: str, table: _Table) -> Agent:
+def _read_agent(name: str, table: Table) -> Agent:
     table.check_keys(_AGENT, _AGENT_LATER)
     table.require("tasks", 'write tasks = ["..."]')
     tasks = tuple(text for _, text in table.texts("tasks"))
     return Agent(name, tasks, table.text("default_task"), table.place())
 
 
-def _read_task(name: str, table: _Table) -> Task:
+def _read_task(name: str, table: Table) -> Task:
     table.check_keys(_TASK, _TASK_LATER)
     short = [
         Grant(table.place(("allow", index)), patterns)
         for index, text in table.texts("allow")
         if (patterns := _patterns(table, "allow", [(index, text)], any_upstream=False))
     ]
-    grants = [_read_grant(each, _GRANT, _GRANT_LATER, any_upstream=False) for each in table.array("grant")]
-    denies = [_read_grant(each, _DENY, _DENY_LATER, any_upstream=True) for each in table.array("deny")]
-    return Task(name, table.text("purpose") or "", (*short, *grants), tuple(denies), table.place())
+    grant_tables, deny_tables = list(table.array("grant")), list(table.array("deny"))
+    grants = [_read_grant(each, _GRANT, _GRANT_LATER, any_upstream=False) for each in grant_tables]
+    denies = [_read_grant(each, _DENY, _DENY_LATER, any_upstream=True) for each in deny_tables]
+    limit, context = table.table("limit"), read_context(table)
+    _check_context([*grant_tables, *deny_tables], [*grants, *denies], context)
+    return Task(
+        name,
+        table.text("purpose") or "",
+        (*short, *grants),
+        tuple(denies),
+        table.place(),
+        ttl_s=table.seconds("ttl", LONGEST_TASK_S),
+        budget=Budget() if limit is None else read_budget(limit),
+        context=context,
+        flows=tuple(read_flow(each) for each in table.array("flow")),
+    )
 
 
-def _read_grant(table: _Table, known: Mapping[str, type], later: frozenset[str], *, any_upstream: bool) -> Grant:
+def _check_context(tables: Sequence[Table], grants: Sequence[Grant], context: frozenset[str]) -> None:
+    """Conditions may read of their task what it always has, and what it is started with."""
+    known = OWN_FIELDS | context
+    for table, grant in zip(tables, grants, strict=True):
+        for name in sorted((grant.condition.fields_of("task") if grant.condition else frozenset()) - known):
+            fix = did_you_mean(name, known) if context else f"write context = [{name!r}] into the task"
+            table.complain(("when",), f"this task has no {name!r} in its context", fix)
+
+
+def _read_grant(table: Table, known: Mapping[str, type], later: frozenset[str], *, any_upstream: bool) -> Grant:
     table.check_keys(known, later)
     table.require_some("tools", 'write tools = ["upstream/name"]')
     patterns = _patterns(table, "tools", list(table.texts("tools")), any_upstream=any_upstream)
-    return Grant(table.place(), patterns, _condition(table), table.text("reason") or "")
+    demands = None if any_upstream else read_demands(table)
+    return Grant(table.place(), patterns, _condition(table), table.text("reason") or "", demands)
 
 
-def _patterns(table: _Table, key: str, texts: Sequence[tuple[int, str]], *, any_upstream: bool) -> tuple[Pattern, ...]:
+def _patterns(table: Table, key: str, texts: Sequence[tuple[int, str]], *, any_upstream: bool) -> tuple[Pattern, ...]:
     patterns = []
     for index, text in texts:
         try:
@@ -318,7 +285,7 @@ def _patterns(table: _Table, key: str, texts: Sequence[tuple[int, str]], *, any_
     return tuple(patterns)
 
 
-def _condition(table: _Table) -> Condition | None:
+def _condition(table: Table) -> Condition | None:
     text = table.text("when")
     if text is None:
         return None

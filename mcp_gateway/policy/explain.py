@@ -102,7 +102,7 @@ def explain(policy: Policy, caller: Caller, request: Request, target: Target | N
     others: tuple[Other, ...] = ()
     if target is not None:
         others = tuple(_others(policy, caller, request, target, now))
-        if refusal(policy, caller) is None:
+        if refusal(policy, caller, now) is None:
             lines = tuple(_lines(policy, caller, target, scope_of(caller, request, target, now), decision))
     return Explanation(caller.agent, caller.task, target.key if target else "", decision, lines, others)
 
@@ -142,10 +142,16 @@ def _others(policy: Policy, caller: Caller, request: Request, target: Target, no
     for assignment in sorted(policy.assignments.values(), key=lambda assignment: assignment.agent):
         for task in sorted(assignment.tasks):
             if (assignment.agent, task) != (caller.agent, caller.task):
-                other = replace(caller, agent=assignment.agent, task=task)
+                other = _as_if(caller, assignment.agent, task)
                 decision = decide(policy, other, request, target, now)
                 if decision.visible:
                     yield Other(assignment.agent, task, decision.effect)
+
+
+def _as_if(caller: Caller, agent: str, task: str) -> Caller:
+    """The caller as another agent on another task, which somebody had started for it where one is started here."""
+    started = None if caller.started is None else replace(caller.started, agent=agent, task=task)
+    return replace(caller, agent=agent, task=task, started=started)
 
 
 def _line_text(line: Line) -> Iterator[str]:

@@ -25,8 +25,8 @@ from mcp_gateway.domain import Caller, Decision, Effect, Kind, Request, Target, 
 from mcp_gateway.errors import Complaint, ConfigInvalid, PolicyInvalid
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.decide import decide
-from mcp_gateway.policy.document import CODE
 from mcp_gateway.policy.patterns import PatternError, parse_pattern
+from mcp_gateway.policy.tables import CODE
 
 EXPECTED: Final[Mapping[str, Effect]] = {
     "allow": Effect.ALLOWED,

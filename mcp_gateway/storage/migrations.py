@@ -160,7 +160,23 @@ _VIEWS: Final[Step] = (
     """,
 )
 
-STEPS: Final[tuple[Step, ...]] = (_TABLES + _VIEWS,)
+_STARTED_TASKS: Final[Step] = (
+    "ALTER TABLE entries ADD COLUMN started TEXT",
+    "ALTER TABLE entries ADD COLUMN approval TEXT",
+    "CREATE INDEX entries_started ON entries(started) WHERE started IS NOT NULL",
+    "DROP VIEW calls",
+    """
+    CREATE VIEW calls AS
+    SELECT d.seq, d.at, d.request_id, d.kind, d.agent, d.person, d.task, d.upstream, d.name, d.decision, d.reason,
+           d.grant_at, d.policy_hash, d.target_hash, d.identity_strength, d.client, d.session, d.args,
+           f.outcome, f.error, f.result_bytes, f.result_preview, f.upstream_ms, f.gateway_ms,
+           f.at AS finished_at, f.seq AS finished_seq, d.trace_id, d.started, d.approval
+    FROM entries d LEFT JOIN entries f ON f.decided_seq = d.seq
+    WHERE d.phase = 'decided'
+    """,
+)
+
+STEPS: Final[tuple[Step, ...]] = (_TABLES + _VIEWS, _STARTED_TASKS)
 """All steps so far; `len(STEPS)` is the version this program writes."""
 
 

@@ -15,7 +15,9 @@ from mcp_gateway.storage.migrations import migrate
 def test_the_columns_are_those_of_the_table() -> None:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         migrate(db)
-        assert tuple(row[1] for row in db.execute("PRAGMA table_info(entries)")) == COLUMNS
+        columns = [row[1] for row in db.execute("PRAGMA table_info(entries)")]
+    assert sorted(columns) == sorted(COLUMNS)
+    assert COLUMNS[-2:] == ("prev_hash", "hash")
 
 
 def test_a_stranger_can_compute_the_hash_from_the_description_alone() -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,15 @@ from mcp_gateway.frontdoor.updates import Updates
 from mcp_gateway.frontdoor.wire_tasks import WIRE_TASK_TTL_S, WireTasks
 from mcp_gateway.gateway import Gateway, Snapshot
 from mcp_gateway.guards.order import Guards
+from mcp_gateway.guards.transactions import Transactions
 from mcp_gateway.identity.keys import Keys
+from mcp_gateway.identity.started import StartedTasks, TaskTokenCheck
 from mcp_gateway.identity.verify import ApiKeyCheck, Verifier
 from mcp_gateway.policy.compile import compile_policy
 from mcp_gateway.policy.document import from_sources
+
+APPROVAL_WAIT_S = 0.05
+"""How long a call that needs a person is held here."""
 
 VERSION = "2026-07-28"
 META = {
@@ -131,6 +136,8 @@ class Front:
     health: dict[str, Any]
     rounds: Rounds
     updates: Updates
+    tasks: StartedTasks
+    transactions: Transactions
     tokens: dict[str, str] = field(default_factory=dict)
     port: int = 0
     http: httpx2.AsyncClient = field(default_factory=lambda: httpx2.AsyncClient(verify=_NO_TLS, trust_env=False))
@@ -147,6 +154,15 @@ class Front:
 
     def caller(self, agent: str = "alice", task: str | None = "work") -> Caller:
         return Caller(agent=agent, task=task, credential_id="test")
+
+    def start(self, agent: str = "alice", task: str = "work", minutes: float = 30, **context: Any) -> str:
+        """The token of a task that was just started."""
+        return self.tasks.start(agent, task, timedelta(minutes=minutes), utc_now(), context=context)[0]
+
+    def end(self, token: str) -> None:
+        """End a started task and do what housekeeping does next."""
+        assert self.tasks.end(token.split("_")[1], utc_now())
+        close_revoked(self.closers, self.verifier, utc_now)
 
     def revoke(self, agent: str = "alice") -> None:
         """Revoke `agent`'s key and do what housekeeping does next."""
@@ -252,7 +268,8 @@ async def parts(
     u = FakeUpstream("u")
     keys = Keys(folder / "state")
     async with AuditLog.opened(folder / "audit.db", folder / "state") as audit:
-        gateway = Gateway(snapshot(u, listing()), audit, utc_now, page_size)
+        tasks, transactions = StartedTasks(folder / "state"), Transactions(folder / "state", utc_now, APPROVAL_WAIT_S)
+        gateway = Gateway(snapshot(u, listing()), audit, utc_now, page_size, transactions)
         ids = iter(range(1, 1_000_000))
         wire_tasks = WireTasks(Seals(b"k" * 32, "wire task", WIRE_TASK_TTL_S), time.time)
         updates = Updates(gateway, lambda: f"r-{next(ids)}")
@@ -260,13 +277,30 @@ async def parts(
         bulletin, closers = Bulletin(gateway, SERVER_INFO, updates), Closers()
         rounds = Rounds(answers, ParkingLot(closers), Seals(b"k" * 32, "request state", 600), time.time)
         legacy, modern = LegacyDoor(answers, bulletin, closers), ModernDoor(gateway, rounds, bulletin, closers)
-        verifier = Verifier([ApiKeyCheck(keys)], anonymous)
+        verifier = Verifier([ApiKeyCheck(keys), TaskTokenCheck(tasks)], anonymous, tasks, "task")
         health: dict[str, Any] = {"ok": True, "ready": True}
         doorstep = Doorstep(**step)
         door = HttpDoor(gateway, doorstep, verifier, audit, (modern, legacy), lambda: health, utc_now)
         yield Front(
-            folder, gateway, audit, answers, bulletin, closers, legacy, door, keys, verifier, u, health, rounds, updates
+            folder,
+            gateway,
+            audit,
+            answers,
+            bulletin,
+            closers,
+            legacy,
+            door,
+            keys,
+            verifier,
+            u,
+            health,
+            rounds,
+            updates,
+            tasks,
+            transactions,
         )
+        transactions.close()
+        tasks.close()
     keys.close()
 
 

@@ -21,7 +21,7 @@ def problems(text: str) -> list[str]:
         ("args.a <", "mismatched input '<EOF>' (line 1, character 9)"),
         ("arg.a == 1", "unknown name 'arg' (did you mean 'args'?)"),
         ("agent == 'bot'", "write agent.name"),
-        ("task.nam == 'x'", "did you mean 'name'?"),
+        ("agent.nam == 'x'", "did you mean 'name'?"),
         ("tool.annotation.x", "did you mean 'annotations'?"),
         ("person.name == 'x'", "write person"),
         ("now.x == 1", "'now' has no fields"),

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-import mcp_gateway.storage.keys as keys_module
+import mcp_gateway.storage.stamped as stamped_module
 from mcp_gateway.errors import StoreUnavailable
-from mcp_gateway.storage.keys import DATABASE, KeyRecord, KeyTable, Stamp
+from mcp_gateway.storage.keys import DATABASE, KeyRecord, KeyTable
+from mcp_gateway.storage.stamped import Stamp
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 RECORD = KeyRecord("id1", "bot", NOW, NOW + timedelta(days=1), None, "ab" * 32, "name")
@@ -74,7 +75,7 @@ def test_a_locked_store_is_refused_after_a_short_wait(table: KeyTable, state: Pa
         start = time.monotonic()
         with pytest.raises(StoreUnavailable, match="locked"):
             table.records()
-        assert time.monotonic() - start < keys_module.READ_WAIT_S + 1
+        assert time.monotonic() - start < stamped_module.READ_WAIT_S + 1
         locker.execute("ROLLBACK")
     assert table.records() == ()
 
