@@ -5,8 +5,13 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fakes import leftovers, ports
+
+# A claim about all inputs is not one about a busy machine.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 # What a shell starts in the background ignores Ctrl-C, and so does all that it starts: tests that interrupt a command
 # would wait for ever.
