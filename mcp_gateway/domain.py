@@ -276,6 +276,11 @@ class Reply(Protocol):
         ...
 
     @property
+    def side(self) -> object:
+        """Whose side is asked: equal for two requests if who made them may know what the other one is asked."""
+        ...
+
+    @property
     def takes_input_required(self) -> bool:
         """Whether an `input_required` result can be given to this agent as it is (it retries with the answers).
 

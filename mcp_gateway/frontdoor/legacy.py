@@ -187,6 +187,7 @@ class LegacyDoor:
             message.params,
             session.log_level,
             capabilities=session.capabilities,
+            side=caller,
             asker=lambda method, params: self._ask(session, exchange, method, params),
         )
 

@@ -41,10 +41,12 @@ class AgentReply:
         capabilities: Mapping[str, Any] = NOTHING,
         asker: Asker | None = None,
         takes_input_required: bool = False,
+        side: object = None,
         question_ttl_s: float = QUESTION_TTL_S,
     ) -> None:
         self.capabilities = capabilities
         self.takes_input_required = takes_input_required
+        self.side = self if side is None else side
         self.asker = asker
         self._question_ttl_s = question_ttl_s
         self._asking: set[asyncio.Future[Json]] = set()

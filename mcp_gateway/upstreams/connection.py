@@ -167,6 +167,7 @@ async def errands() -> AsyncIterator[TaskGroup]:
 class Silent:
     """The reply channel of our own requests: nobody listens."""
 
+    side: object = None
     takes_input_required = False
     waited_s = 0.0
     wants_progress = False
