@@ -293,6 +293,11 @@ class Reply(Protocol):
         """How long `ask` has waited for the agent's side so far: time that no upstream is to blame for."""
         ...
 
+    @property
+    def lacking(self) -> Mapping[str, Any]:
+        """The capabilities that the agent would have had to declare for what `ask` refused so far; mostly nothing."""
+        ...
+
     def can_be_asked(self, method: str, params: Json) -> bool:
         """Whether the agent said, for this request, that its side can answer such a question."""
         ...

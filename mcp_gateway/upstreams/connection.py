@@ -173,6 +173,7 @@ class Silent:
     wants_progress = False
     log_level: str | None = None
     capabilities: Mapping[str, Any] = NOTHING
+    lacking: Mapping[str, Any] = NOTHING
 
     def can_be_asked(self, method: str, params: Json) -> bool:
         """Nobody answers."""
