@@ -182,11 +182,12 @@ def capability_for(capabilities: Mapping[str, Any], method: str, params: Mapping
     """
     mode = params.get("mode", "form")
     wants_tools = "tools" in params or "toolChoice" in params
-    needed: Json = {
+    needs: dict[str, Json] = {
         "roots/list": {"roots": {}},
         "sampling/createMessage": {"sampling": {"tools": {}} if wants_tools else {}},
         "elicitation/create": {"elicitation": {mode: {}}} if mode in ("form", "url") else {},
-    }.get(method, {})
+    }
+    needed = needs.get(method, {})
     declares = needed and can_answer(capabilities, method, {**params, "url": "https://example.invalid/"})
     return {} if declares else needed
 
