@@ -397,6 +397,11 @@ class Reply(Protocol):
         ...
 
     @property
+    def side(self) -> object:
+        """Whose side is asked: equal for two requests if who made them may know what the other one is asked."""
+        ...
+
+    @property
     def takes_input_required(self) -> bool:
         """Whether an `input_required` result can be given to this agent as it is (it retries with the answers).
 
@@ -407,6 +412,11 @@ class Reply(Protocol):
     @property
     def waited_s(self) -> float:
         """How long `ask` has waited for the agent's side so far: time that no upstream is to blame for."""
+        ...
+
+    @property
+    def lacking(self) -> Mapping[str, Any]:
+        """The capabilities that the agent would have had to declare for what `ask` refused so far; mostly nothing."""
         ...
 
     def can_be_asked(self, method: str, params: Json) -> bool:

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mcp_gateway.domain import Json, Kind, Request, Target
+from mcp_gateway.domain import Era, Json, Kind, Request, Target, Verb
 from mcp_gateway.errors import BadRequest
 
 PROTOCOL_PREFIX: Final = "io.modelcontextprotocol/"
 """`_meta` keys of MCP itself. They describe one hop; each connection writes its own."""
 
 _NAMED: Final = frozenset({"tools/call", "prompts/get"})
+
+_MAY_ASK: Final = frozenset({Verb.CALL, Verb.GET, Verb.READ})
+"""What an upstream may answer with questions (2026-07-28 patterns/mrtr)."""
 
 
 def upstream_params(target: Target, request: Request) -> Json:
@@ -30,6 +33,8 @@ def upstream_params(target: Target, request: Request) -> Json:
         sent = {"uri": target.name}
     if request.inputs is not None:
         sent["inputResponses"] = request.inputs
+    elif params.get("inputResponses") and request.era is Era.MODERN and request.verb in _MAY_ASK:
+        sent |= _object(params, "inputResponses")  # answers that came unasked; what they are worth the upstream knows
     if request.state is not None:
         sent["requestState"] = request.state
     meta = params.get("_meta")

@@ -281,7 +281,7 @@ class Answers:
             links = _links_to_open(outcome.error, reply)
             if links:
                 return {"result": {"resultType": "input_required", "inputRequests": links}}
-            return {"error": upstream_error(outcome.error, asked.method, asked.era)}
+            return {"error": upstream_error(outcome.error, asked.method, asked.era, reply.lacking)}
         result = outcome.result or {}
         if outcome.status is OutcomeStatus.INPUT_REQUIRED or asked.method == "tasks/get":
             _check_questions(result, reply)

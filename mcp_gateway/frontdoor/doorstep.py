@@ -144,6 +144,13 @@ def accepts(lines: Lines, media_type: str) -> bool:
     return any(given in (media_type, f"{major}/*", "*/*") for given in ranges)
 
 
+def would_rather_have_events(lines: Lines) -> bool:
+    """Whether the Accept header names event streams before JSON, so that even a lone answer comes as an event."""
+    accept = ",".join(lines.values("accept")).lower()
+    events, json = accept.find("text/event-stream"), accept.find("application/json")
+    return 0 <= events < json
+
+
 def _check_contents(lines: Lines) -> Refusal | None:
     types = lines.values("content-type")
     if len(types) != 1 or types[0].split(";", 1)[0].strip().lower() != "application/json":

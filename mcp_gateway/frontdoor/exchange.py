@@ -249,6 +249,8 @@ class Exchange:
     ) -> None:
         """`connection`: the other end as our own server knows it, where that is who serves."""
         self.due = 0.0
+        self.as_event = False
+        """Whether the answer is to be an event of a stream although nothing comes before it."""
         self._receive = receive
         self._send = send
         self._headers = headers
@@ -370,6 +372,9 @@ class Exchange:
     async def _finish(self, answer: tuple[int, Json] | None) -> None:
         if self._stream is not None and self._stream.started:
             await self._stream.end(answer[1] if answer else None)
+        elif answer is not None and self.as_event:
+            headers = [*_SSE_HEADERS[1:], *self._headers]
+            await send_json(self._send, 200, sse_event(answer[1]), headers, b"text/event-stream")
         elif answer is not None:
             body = dump(answer[1])
             if answer[0] != 200 or self._connection is None or not self._connection.respond(self._head(), body):

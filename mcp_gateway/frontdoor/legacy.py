@@ -17,7 +17,9 @@ from starlette.types import Receive, Scope, Send
 from mcp_gateway.domain import Caller, Era, Json, Kind, RpcError, Transport
 from mcp_gateway.errors import BadRequest, GatewayError, OverLimit
 from mcp_gateway.frontdoor.answers import Answers
+from mcp_gateway.frontdoor.doorstep import would_rather_have_events
 from mcp_gateway.frontdoor.exchange import Closers, EventStream, Exchange, over_or_hung_up, send_json
+from mcp_gateway.frontdoor.head import head_of
 from mcp_gateway.frontdoor.http_connection import EXCHANGE
 from mcp_gateway.frontdoor.listen import Bulletin
 from mcp_gateway.frontdoor.protocol import Answer, Ask, Notice
@@ -182,11 +184,13 @@ class LegacyDoor:
         self, scope: Scope, receive: Receive, send: Send, session: HttpSession, message: Ask, caller: Caller
     ) -> None:
         exchange = Exchange(receive, send, [(SESSION_HEADER, session.id.encode())], scope.get(EXCHANGE))
+        exchange.as_event = head_of(scope).lines.judged(would_rather_have_events)
         reply = AgentReply(
             exchange.put,
             message.params,
             session.log_level,
             capabilities=session.capabilities,
+            side=caller,
             asker=lambda method, params: self._ask(session, exchange, method, params),
         )
 

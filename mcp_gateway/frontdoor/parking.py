@@ -28,6 +28,9 @@ MAX_PARKED_PER_AGENT: Final = 100
 MAX_QUESTIONS: Final = 16
 """Unanswered questions of one call."""
 
+GATHER_S: Final = 0.02
+"""How long questions are gathered before they are asked; people take longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Questions:
@@ -123,10 +126,10 @@ class ParkedCall:
             question.answer.cancel()
 
     def _ask_soon(self) -> None:
-        """Ask at the end of this turn of the loop, so that questions asked together travel together."""
+        """Ask in a moment, so that questions asked together travel together although they come one by one."""
         if not self._is_about_to_ask:
             self._is_about_to_ask = True
-            asyncio.get_running_loop().call_soon(self._ask_now)
+            asyncio.get_running_loop().call_later(GATHER_S, self._ask_now)
 
     def _ask_now(self) -> None:
         self._is_about_to_ask = False

@@ -172,6 +172,26 @@ def can_answer(capabilities: Mapping[str, Any], method: str, params: Mapping[str
     return False
 
 
+def capability_for(capabilities: Mapping[str, Any], method: str, params: Mapping[str, Any]) -> Json:
+    """What an agent would have to declare to be asked this; nothing where it has, or where nothing would help.
+
+    >>> capability_for({"elicitation": {}}, "elicitation/create", {"mode": "url"})
+    {'elicitation': {'url': {}}}
+    >>> capability_for({"roots": {}}, "roots/list", {})
+    {}
+    """
+    mode = params.get("mode", "form")
+    wants_tools = "tools" in params or "toolChoice" in params
+    needs: dict[str, Json] = {
+        "roots/list": {"roots": {}},
+        "sampling/createMessage": {"sampling": {"tools": {}} if wants_tools else {}},
+        "elicitation/create": {"elicitation": {mode: {}}} if mode in ("form", "url") else {},
+    }
+    needed = needs.get(method, {})
+    declares = needed and can_answer(capabilities, method, {**params, "url": "https://example.invalid/"})
+    return {} if declares else needed
+
+
 def without_wire_tasks(capabilities: Json) -> Json:
     """What an agent of the handshake era can do: the tasks extension has no methods there (SEP-2663)."""
     extensions = capabilities.get("extensions")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from mcp_gateway.domain import NOTHING, Json
-from mcp_gateway.frontdoor.protocol import LOG_LEVELS, can_answer
+from mcp_gateway.frontdoor.protocol import LOG_LEVELS, can_answer, capability_for
 from mcp_gateway.revisions import META_LOG_LEVEL
 
 QUESTION_TTL_S: Final = 300.0
@@ -41,11 +41,14 @@ class AgentReply:
         capabilities: Mapping[str, Any] = NOTHING,
         asker: Asker | None = None,
         takes_input_required: bool = False,
+        side: object = None,
         question_ttl_s: float = QUESTION_TTL_S,
     ) -> None:
         self.capabilities = capabilities
         self.takes_input_required = takes_input_required
+        self.side = self if side is None else side
         self.asker = asker
+        self.lacking: Mapping[str, Any] = NOTHING
         self._question_ttl_s = question_ttl_s
         self._asking: set[asyncio.Future[Json]] = set()
         self._asked_so_far = 0
@@ -90,6 +93,7 @@ class AgentReply:
     async def ask(self, method: str, params: Json) -> Json:
         """See `domain.Reply.ask`. A question that its upstream takes back, or nobody answers in time, ends too."""
         if self._over or self.asker is None or not self.can_be_asked(method, params):
+            self.lacking = {**self.lacking, **capability_for(self.capabilities, method, params)}
             raise LookupError(f"this agent cannot be asked {method:.60}")
         if self._asked_so_far >= MAX_ASKED:
             raise LookupError(f"one call asks at most {MAX_ASKED} questions")

@@ -93,7 +93,9 @@ class Rounds:
         """The first round, or one more over a modern upstream."""
         capabilities = _capabilities(asked)
         is_call = asked.method in CALLS
-        reply = AgentReply(channel.put, asked.params, capabilities=capabilities, takes_input_required=is_call)
+        reply = AgentReply(
+            channel.put, asked.params, capabilities=capabilities, takes_input_required=is_call, side=caller
+        )
         call: ParkedCall | None = None
         if is_call and can_be_asked(capabilities):
             call = ParkedCall(

@@ -182,16 +182,17 @@ class StdioDoor:
             channel.finish()
 
     async def _answer_legacy(self, message: Ask, asked: Asked, outbox: _Outbox) -> Json:
-        session = self._session
+        session, caller = self._session, self._caller()
         reply = AgentReply(
             outbox.put,
             message.params,
             session.log_level,
             capabilities=session.capabilities,
             asker=lambda method, params: session.ask(outbox.put_answer, method, params),
+            side=caller,
         )
         try:
-            return await self._answers.answer(self._caller(), asked, reply)
+            return await self._answers.answer(caller, asked, reply)
         finally:
             reply.finish()
 

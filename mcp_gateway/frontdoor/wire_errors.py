@@ -6,9 +6,10 @@ nothing but that it happened.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-from mcp_gateway.domain import Era, Json, RpcError
+from mcp_gateway.domain import NOTHING, Era, Json, RpcError
 from mcp_gateway.errors import (
     AgentRefused,
     BadArguments,
@@ -85,13 +86,20 @@ def tool_error(text: str, era: Era) -> Json:
     return {"resultType": "complete", **result} if era is Era.MODERN else result
 
 
-def upstream_error(error: RpcError, method: str, era: Era) -> Json:
-    """The `error` member that relays an upstream's JSON-RPC error, in the codes of the agent's era."""
+def upstream_error(error: RpcError, method: str, era: Era, lacking: Mapping[str, Any] = NOTHING) -> Json:
+    """The `error` member that relays an upstream's JSON-RPC error, in the codes of the agent's era.
+
+    `lacking`: what the upstream wanted of the agent's side and the agent had not declared. A handshake-era upstream
+    learns only in the middle of a call that it cannot be had, and has no code for it.
+    """
     code, message = error.code, error.message
+    if lacking and era is Era.MODERN:
+        needed: Json = {"requiredCapabilities": dict(lacking)}
+        return error_member(RpcError(Code.MISSING_CAPABILITY, "Missing required client capability", needed))
     if code in _CODES_ABOUT_OUR_OWN_WIRE or (code == Code.MISSING_CAPABILITY and era is Era.LEGACY):
         return error_member(RpcError(Code.INTERNAL_ERROR, f"the upstream refused the request: {message}", error.data))
     if code == URL_ELICITATION_REQUIRED and era is Era.MODERN:
-        needed: Json = {"requiredCapabilities": {"elicitation": {"url": {}}}}
+        needed = {"requiredCapabilities": {"elicitation": {"url": {}}}}
         return error_member(RpcError(Code.MISSING_CAPABILITY, message, needed))
     if code == Code.LEGACY_RESOURCE_NOT_FOUND and era is Era.MODERN:
         code = Code.INVALID_PARAMS  # basic/index: -32002 MUST NOT be sent on the modern wire

@@ -77,11 +77,17 @@ class Compiled:
         """
         if self.checks.work(size) > MAX_CHECKS or self._text_work(size) > patterns.MAX_WORK:
             raise OverLimit("there is too much in these arguments to check them against the tool's schema: send less")
-        if self.validator.is_valid(arguments):
+        if self.validator.is_valid(arguments) or self._is_valid_but_for_nulls(arguments):
             return []
         if self.violations.work(size) > MAX_DETAILED_CHECKS:
             return ["somewhere in them; they are too large to say where"]
         return _described(list(self.validator.iter_errors(arguments)))
+
+    def _is_valid_but_for_nulls(self, arguments: Json) -> bool:
+        """Many agents write null for an argument they leave out, and SEP-2243 takes it for the same; they are sent as
+        they are, so what a null means is the upstream's to say."""
+        given = {name: value for name, value in arguments.items() if value is not None}
+        return len(given) < len(arguments) and self.validator.is_valid(given)
 
     def _text_work(self, size: Size) -> int:
         if not self.volume:

@@ -1,7 +1,7 @@
 """Agents' calls over duplex channels to one upstream: which call goes on which of them, and when.
 
-Once the upstream has asked something in the middle of a call, calls whose agents can be asked have a channel to
-themselves: nothing else tells which call a question belongs to.
+Once the upstream has asked something in the middle of a call, calls of an agent that can be asked share a channel with
+calls of the same side only: nothing else tells whom a question is for.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ class Channels(Generic[C]):
             raise TooBusy(self._name, f"upstream {self._name!r} has too many calls in flight")
         deadline = perf_counter() + timeout_s
         try:
-            async with self.turns.turn(alone=self._listener.asks and _has_a_side(reply), within_s=timeout_s) as channel:
+            alone = self._listener.asks and _can_be_asked(reply)
+            async with self.turns.turn(reply.side, alone=alone, within_s=timeout_s) as channel:
                 return await go(channel, deadline - perf_counter())
         except StillTaken as e:
-            words = f"upstream {self._name!r} takes one call at a time, and another still waits for its agent's answer"
+            words = f"upstream {self._name!r} is taken: calls of others still wait for their people's answers"
             raise TimedOut(self._name, words) from e
 
 
-def _has_a_side(reply: Reply) -> bool:
+def _can_be_asked(reply: Reply) -> bool:
     """Whether the agent said that there is somebody, or something, to be asked."""
     return any(name in reply.capabilities for name in QUESTIONS)

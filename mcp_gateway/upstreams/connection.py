@@ -167,11 +167,13 @@ async def errands() -> AsyncIterator[TaskGroup]:
 class Silent:
     """The reply channel of our own requests: nobody listens."""
 
+    side: object = None
     takes_input_required = False
     waited_s = 0.0
     wants_progress = False
     log_level: str | None = None
     capabilities: Mapping[str, Any] = NOTHING
+    lacking: Mapping[str, Any] = NOTHING
 
     def can_be_asked(self, method: str, params: Json) -> bool:
         """Nobody answers."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from anyio.abc import TaskGroup
@@ -39,13 +40,22 @@ MAX_STRAYS: Final = 10_000
 SET_LEVEL_TIMEOUT_S: Final = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Stray:
+    """A call that was given up and that its upstream may still work on: whose it was, and how long it counts."""
+
+    side: object
+    timer: asyncio.TimerHandle
+
+
 class _Waiting:
     """One request without an answer yet."""
 
-    __slots__ = ("_bell", "answer", "call", "error", "unrelayed")
+    __slots__ = ("_bell", "answer", "asked", "call", "error", "unrelayed")
 
     def __init__(self, call: Call) -> None:
         self.call = call
+        self.asked = 0
         self.answer: Answer | None = None
         self.error: UpstreamError | None = None
         self.unrelayed: deque[tuple[str, Json]] = deque(maxlen=MAX_UNRELAYED)
@@ -81,7 +91,7 @@ class Peer:
 
     `send` takes one encoded message without its line end and does not wait; it raises `UpstreamError` when the
     channel can take no more. `tasks` runs the answers to the upstream's own questions. `on_changed` is called when
-    `is_asking` or `has_strays` may be another.
+    `is_asking` or `has_strays_besides` may be another.
     """
 
     def __init__(
@@ -102,7 +112,7 @@ class Peer:
         self._last_id = 0
         self._questions = 0
         self._asking = 0
-        self._strays: dict[int, asyncio.TimerHandle] = {}
+        self._strays: dict[int, _Stray] = {}
         self._on_changed = on_changed
         self._closed: UpstreamError | None = None
 
@@ -111,10 +121,9 @@ class Peer:
         """Whether the upstream waits for the answer to a question about a call."""
         return self._asking > 0
 
-    @property
-    def has_strays(self) -> bool:
-        """Whether a call that was given up may still be at work, and may still ask."""
-        return bool(self._strays)
+    def has_strays_besides(self, side: object) -> bool:
+        """Whether a call of another side, which was given up, may still be at work, and may still ask."""
+        return any(stray.side != side for stray in self._strays.values())
 
     async def ask(
         self,
@@ -210,13 +219,14 @@ class Peer:
     def _note_stray(self, request_id: int, reply: Reply) -> None:
         if reply is not SILENT and self._closed is None and len(self._strays) < MAX_STRAYS:
             loop = asyncio.get_running_loop()
-            self._strays[request_id] = loop.call_later(STRAY_S, self._forget_stray, request_id)
+            timer = loop.call_later(STRAY_S, self._forget_stray, request_id)
+            self._strays[request_id] = _Stray(reply.side, timer)
 
     def _forget_stray(self, request_id: int) -> None:
         """It was answered after all, or would have asked by now."""
-        timer = self._strays.pop(request_id, None)
-        if timer is not None:
-            timer.cancel()
+        stray = self._strays.pop(request_id, None)
+        if stray is not None:
+            stray.timer.cancel()
             self._on_changed()
 
     def _fail_if_ours(self, fault: NotAMessage) -> bool:
@@ -259,13 +269,23 @@ class Peer:
             waiting.ring()
 
     def _only_call(self) -> _Waiting | None:
-        """The call a message without an address belongs to: sure only while there is exactly one.
+        """The call a log line belongs to: sure only while there is exactly one, so no other agent may get it."""
+        agents = self._calls_of_agents()
+        return agents[0] if len(agents) == 1 else None
 
-        The channel carries no sign of the request a log line or a question came from; no other agent may get it. A
-        call that was given up counts, for as long as it may still be at work.
+    def _asking_call(self) -> _Waiting | None:
+        """The call a question is put to: of the only side that it can be for; None where there are two.
+
+        The channel carries no sign of the call a question came from. Which of one side's own calls it is put to is no
+        secret between anybody; most likely it is of the newest that does not wait for an answer already. A call that
+        was given up counts, for as long as it may still be at work.
         """
         agents = self._calls_of_agents()
-        return agents[0] if len(agents) == 1 and not self._strays else None
+        if not agents or any(each.call.reply.side != agents[0].call.reply.side for each in agents):
+            return None
+        if self.has_strays_besides(agents[0].call.reply.side):
+            return None
+        return next((each for each in reversed(agents) if not each.asked), agents[-1])
 
     def _calls_of_agents(self) -> list[_Waiting]:
         return [waiting for waiting in self._waiting.values() if waiting.call.reply is not SILENT]
@@ -283,19 +303,24 @@ class Peer:
             self._questions += 1
             # A question outside any call (many servers ask for roots once they are initialized) says nothing of calls.
             self._listener.asks = self._listener.asks or bool(self._calls_of_agents())
-            waiting = self._only_call()
-            if waiting is not None:
-                self._asking += 1
-                self._on_changed()
-            reply = waiting.call.reply if waiting is not None else None
-            self._tasks.start_soon(self._answer_question, request_id, message, reply)
+            self._tasks.start_soon(self._answer_question, request_id, message, self._begin_asking())
 
-    async def _answer_question(self, request_id: int | str, message: Json, reply: Reply | None) -> None:
+    def _begin_asking(self) -> _Waiting | None:
+        waiting = self._asking_call()
+        if waiting is not None:
+            waiting.asked += 1
+            self._asking += 1
+            self._on_changed()
+        return waiting
+
+    async def _answer_question(self, request_id: int | str, message: Json, waiting: _Waiting | None) -> None:
+        reply = waiting.call.reply if waiting is not None else None
         try:
             self._respond(await answer_question(self._listener, request_id, message, reply))
         finally:
             self._questions -= 1
-            if reply is not None:
+            if waiting is not None:
+                waiting.asked -= 1
                 self._asking -= 1
                 self._on_changed()
 

@@ -43,13 +43,12 @@ class StdioConnection:
 
     @property
     def is_asking(self) -> bool:
-        """See `turns.Channel`; `on_changed` is called when this or `has_strays` may be another."""
+        """See `turns.Channel`; `on_changed` is called when this or `has_strays_besides` may be another."""
         return self._peer.is_asking
 
-    @property
-    def has_strays(self) -> bool:
+    def has_strays_besides(self, side: object) -> bool:
         """See `turns.Channel`."""
-        return self._peer.has_strays
+        return self._peer.has_strays_besides(side)
 
     @property
     def stderr_tail(self) -> str:
@@ -64,7 +63,7 @@ class StdioConnection:
             self._peer.notify("notifications/initialized")
 
     async def ask(self, request: UpstreamRequest, reply: Reply, timeout_s: float) -> Answer:
-        """Ask one thing; see `Connection.ask`. Whoever calls sees to it that calls which may be asked go alone."""
+        """Ask one thing; see `Connection.ask`. Whoever calls sees to it which calls share it (`turns`)."""
         deadline = perf_counter() + timeout_s
         if self._dialect.era is Era.LEGACY:
             level = self._verbosity.raised_to(reply.log_level)

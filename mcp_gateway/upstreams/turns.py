@@ -1,8 +1,9 @@
-"""Who may be in flight together on a channel: calls whose upstream could ask something about them go alone.
+"""Who may be in flight together on a channel: calls whose upstream could ask something, with their like only.
 
-A duplex channel does not tell which call a question belongs to: sure is that only while there is exactly one. Where
-there are several channels to one upstream, a call goes to the first that has room for it. First come, first served, so
-nobody waits for ever behind those who came later. Knows no messages.
+A duplex channel does not tell which call a question belongs to. So where one may come, all calls on the channel are of
+one side: the same agent, person and task, who may know each other's questions. Where there are several channels to one
+upstream, a call goes to the first that has room for it. First come, first served, so nobody waits for ever behind those
+who came later. Knows no messages.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 
@@ -27,13 +28,20 @@ class Channel(Protocol):
         """Whether its upstream waits for somebody's answer."""
         ...
 
-    @property
-    def has_strays(self) -> bool:
-        """Whether calls that were given up may still be at work there, and may still ask."""
+    def has_strays_besides(self, side: object) -> bool:
+        """Whether calls of another side, which were given up, may still be at work there, and may still ask."""
         ...
 
 
 C = TypeVar("C", bound=Channel)
+
+
+@dataclass(frozen=True, slots=True)
+class _Comer:
+    """One call that wants a turn: whose it is, and whether it may be beside its like only."""
+
+    side: object
+    alone: bool
 
 
 @dataclass(eq=False, slots=True)
@@ -41,24 +49,30 @@ class _Room(Generic[C]):
     """One channel and who is in flight on it."""
 
     channel: C
-    inside: int = 0
-    is_one_alone: bool = False
+    inside: list[_Comer] = field(default_factory=list)
+    is_one_sides: bool = False
 
-    def fits(self, *, alone: bool) -> bool:
+    def fits(self, comer: _Comer) -> bool:
         """Whether one more could go now."""
-        return not self.is_one_alone and not (alone and (self.inside or self.channel.has_strays))
+        if comer.alone and self.channel.has_strays_besides(comer.side):
+            return False
+        return self.holds_only(comer.side) if comer.alone or self.is_one_sides else True
 
-    def enter(self, *, alone: bool) -> None:
-        self.inside += 1
-        self.is_one_alone = alone
+    def holds_only(self, side: object) -> bool:
+        """Whether nobody of another side is in flight."""
+        return all(each.side == side for each in self.inside)
 
-    def leave(self) -> None:
-        self.inside -= 1
-        self.is_one_alone = False
+    def enter(self, comer: _Comer) -> None:
+        self.inside.append(comer)
+        self.is_one_sides = self.is_one_sides or comer.alone
+
+    def leave(self, comer: _Comer) -> None:
+        self.inside = [each for each in self.inside if each is not comer]
+        self.is_one_sides = self.is_one_sides and bool(self.inside)
 
 
 class Turns(Generic[C]):
-    """Lets any number of calls on a channel together, or one alone.
+    """Lets any number of calls on a channel together, or those of one side alone.
 
     `on_crowded` is called when somebody waits although every channel only waits for an answer to its upstream's
     question, or for what strays on it to end: another channel would help, the upstream being faster would not.
@@ -67,7 +81,7 @@ class Turns(Generic[C]):
     def __init__(self, first: C, on_crowded: Callable[[], None] = lambda: None) -> None:
         self._rooms = [_Room(first)]
         self._on_crowded = on_crowded
-        self._queue: deque[tuple[bool, asyncio.Future[_Room[C]]]] = deque()
+        self._queue: deque[tuple[_Comer, asyncio.Future[_Room[C]]]] = deque()
 
     @property
     def waiting(self) -> int:
@@ -90,27 +104,28 @@ class Turns(Generic[C]):
     def look_again(self) -> None:
         """Something about a channel is another: perhaps somebody can go now, or nobody can for long."""
         for room in self._rooms:
-            if room.channel.is_asking and room.inside == 1:
-                room.is_one_alone = True  # or the next question could be of a call that came meanwhile
+            if room.channel.is_asking and room.inside and room.holds_only(room.inside[0].side):
+                room.is_one_sides = True  # or the next question could be of a call that came meanwhile
         self._admit()
 
     @asynccontextmanager
-    async def turn(self, *, alone: bool, within_s: float | None) -> AsyncIterator[C]:
+    async def turn(self, side: object, *, alone: bool, within_s: float | None) -> AsyncIterator[C]:
         """Wait for a turn, and have it, on this channel, until the block is left. Raises `StillTaken`."""
-        room = None if self._queue else self._room_for(alone=alone)
+        comer = _Comer(side, alone)
+        room = None if self._queue else self._room_for(comer)
         if room is None:
-            room = await self._wait(alone, within_s)
+            room = await self._wait(comer, within_s)
         else:
-            room.enter(alone=alone)
+            room.enter(comer)
         try:
             yield room.channel
         finally:
-            room.leave()
+            room.leave(comer)
             self._admit()
 
-    async def _wait(self, alone: bool, within_s: float | None) -> _Room[C]:
+    async def _wait(self, comer: _Comer, within_s: float | None) -> _Room[C]:
         turn: asyncio.Future[_Room[C]] = asyncio.get_running_loop().create_future()
-        self._queue.append((alone, turn))
+        self._queue.append((comer, turn))
         self._admit()
         try:
             async with asyncio.timeout(within_s):
@@ -119,7 +134,7 @@ class Turns(Generic[C]):
             if turn.cancelled():
                 self._queue = deque(each for each in self._queue if each[1] is not turn)
             else:  # it was let in at the very moment it gave up
-                turn.result().leave()
+                turn.result().leave(comer)
             self._admit()
             if isinstance(e, TimeoutError):
                 raise StillTaken from e
@@ -127,16 +142,20 @@ class Turns(Generic[C]):
 
     def _admit(self) -> None:
         while self._queue:
-            alone, turn = self._queue[0]
-            room = self._room_for(alone=alone)
+            comer, turn = self._queue[0]
+            room = self._room_for(comer)
             if room is None:
                 break
             self._queue.popleft()
             if not turn.cancelled():
-                room.enter(alone=alone)
+                room.enter(comer)
                 turn.set_result(room)
-        if self._queue and all(room.channel.is_asking or room.channel.has_strays for room in self._rooms):
+        if self._queue and all(_is_held_up(room, self._queue[0][0]) for room in self._rooms):
             self._on_crowded()
 
-    def _room_for(self, *, alone: bool) -> _Room[C] | None:
-        return next((room for room in self._rooms if room.fits(alone=alone)), None)
+    def _room_for(self, comer: _Comer) -> _Room[C] | None:
+        return next((room for room in self._rooms if room.fits(comer)), None)
+
+
+def _is_held_up(room: _Room[C], comer: _Comer) -> bool:
+    return room.channel.is_asking or room.channel.has_strays_besides(comer.side)

@@ -1,11 +1,12 @@
 """What an upstream is sent of an agent's params."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mcp_gateway.catalog.rewrite import upstream_params
-from mcp_gateway.domain import Kind, Request, Target, Verb
+from mcp_gateway.domain import Era, Kind, Request, Target, Verb
 from mcp_gateway.errors import BadRequest
 
 TOOL = Target(Kind.TOOL, "git", "git_log", "git__git_log", {}, "")
@@ -31,6 +32,16 @@ def test_a_tool_is_called_by_its_own_name_with_nothing_but_its_arguments() -> No
         requestState="s",
     )
     assert upstream_params(TOOL, request) == {"name": "git_log", "arguments": {"n": 1}}
+
+
+def test_answers_that_come_before_any_question_are_the_upstreams_to_judge_where_its_era_knows_them() -> None:
+    request = asked("tools/call", TOOL, inputResponses={"k": {}})
+    assert upstream_params(TOOL, request) == {"name": "git_log", "inputResponses": {"k": {}}}
+    assert "inputResponses" not in upstream_params(TOOL, replace(request, era=Era.LEGACY))
+    given = replace(request, inputs={"mine": {}}, state="s")
+    assert upstream_params(TOOL, given)["inputResponses"] == {"mine": {}}
+    with pytest.raises(BadRequest, match="inputResponses"):
+        upstream_params(TOOL, asked("tools/call", TOOL, inputResponses=[1]))
 
 
 def test_the_arguments_sent_are_the_arguments_judged() -> None:

@@ -141,6 +141,8 @@ timeout_s = "5"
         ('[servers.a]\ncommand = ["sh"]\nenv = { A-B = "1" }', ConfigCode.BAD_VALUE, "environment variable"),
         ('[servers.a]\ncommand = ["sh"]\nheaders = { A = "1" }', ConfigCode.UNKNOWN_KEY, "beside 'command'"),
         ('[servers.a]\nurl = "https://x/"\ncwd = "."', ConfigCode.UNKNOWN_KEY, "beside 'url'"),
+        ('[servers.a]\nurl = "https://x/"\nchildren = 2', ConfigCode.UNKNOWN_KEY, "beside 'url'"),
+        ('[servers.a]\ncommand = ["x"]\nchildren = 0', ConfigCode.BAD_VALUE, "out of range"),
         ('[servers.a]\ncommand = ["sh"]\ntransport = "sse"', ConfigCode.BAD_VALUE, "'sse'"),
         ('[servers.a]\nurl = "https://x/"\ntransport = "stdio"', ConfigCode.BAD_VALUE, "'stdio'"),
         ('[servers.a]\ncommand = ["sh"]\nprefix = "a__b"', ConfigCode.BAD_VALUE, "'prefix'"),

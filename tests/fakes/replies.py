@@ -14,6 +14,8 @@ class RecordingReply:
     wants_progress: bool = True
     log_level: str | None = None
     capabilities: Mapping[str, Any] = field(default_factory=dict)
+    lacking: Mapping[str, Any] = field(default_factory=dict)
+    side: object = "somebody"
     takes_input_required: bool = False
     waited_s: float = 0.0
     progressed: list[Json] = field(default_factory=list)

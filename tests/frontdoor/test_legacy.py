@@ -393,3 +393,23 @@ async def test_subscriptions_end_with_their_session(door: Front, how: str, monke
 async def test_a_stream_must_be_asked_for_as_one(door: Front) -> None:
     headers = door.headers(mcp_session_id=await door.handshake(), accept="application/json")
     assert (await door.http.get(door.url, headers=headers)).status_code == 406
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/json, text/event-stream", "application/json"),
+        ("text/event-stream, application/json", "text/event-stream"),
+        ("*/*", "application/json"),
+    ],
+)
+async def test_an_agent_that_would_rather_have_events_gets_even_a_lone_answer_as_one(
+    door: Front, accept: str, kind: str
+) -> None:
+    session = await door.handshake()
+    headers = {**door.headers(), "accept": accept, "mcp-session-id": session}
+    response = await door.http.post(door.url, content=json.dumps(request("ping")), headers=headers)
+    assert response.headers["content-type"] == kind
+    [message] = events(response.text) if kind == "text/event-stream" else [response.json()]
+    assert message["result"] == {}
+    assert response.headers["mcp-session-id"] == session

@@ -141,6 +141,26 @@ async def test_what_an_agent_did_not_say_it_can_answer_is_not_asked(
     assert side.futures == []
 
 
+async def test_what_would_have_had_to_be_declared_is_remembered() -> None:
+    side = Side({"elicitation": {}, "sampling": {}})
+    for method, params in [
+        ("roots/list", {}),
+        ("sampling/createMessage", {"tools": []}),
+        ("elicitation/create", {"mode": "url", "url": "https://u.example/"}),
+        ("what/ever", {}),
+    ]:
+        with pytest.raises(LookupError):
+            await side.reply.ask(method, params)
+    assert side.reply.lacking == {"roots": {}, "sampling": {"tools": {}}, "elicitation": {"url": {}}}
+
+
+async def test_nothing_is_lacking_where_declaring_would_not_help() -> None:
+    side = Side({"elicitation": {"url": {}}})
+    with pytest.raises(LookupError):
+        await side.reply.ask("elicitation/create", {"mode": "url", "url": "javascript:alert(1)"})
+    assert side.reply.lacking == {}
+
+
 @pytest.mark.parametrize("url", ["https://u.example/", "http://localhost:8/x", "http://127.0.0.1/", "http://[::1]:9/"])
 def test_a_person_may_be_sent_to_what_is_encrypted_or_stays_on_the_machine(url: str) -> None:
     assert Side().reply.can_be_asked("elicitation/create", {"mode": "url", "url": url})

@@ -19,6 +19,7 @@ from mcp_gateway.errors import (
     Unreachable,
 )
 from mcp_gateway.frontdoor.wire_errors import answer_to, error_member, http_status, tool_error, upstream_error
+from mcp_gateway.jsonrpc import Code
 
 ERAS = list(Era)
 DENIED = Decision(Effect.DENIED, Reason.DENY, "policies/secret.toml:7", "9f2c", "because of the audit")
@@ -117,6 +118,15 @@ def test_an_upstreams_error_is_relayed_in_the_codes_of_the_agents_era(
     code: int, method: str, era: Era, seen: int
 ) -> None:
     assert upstream_error(RpcError(code, "m", [1]), method, era) == {"code": seen, "message": "m", "data": [1]}
+
+
+def test_an_upstream_that_failed_for_what_the_agent_had_not_declared_is_told_as_that() -> None:
+    failed = RpcError(Code.INTERNAL_ERROR, "no sampling here")
+    error = upstream_error(failed, "tools/call", Era.MODERN, {"sampling": {}})
+    assert error["code"] == Code.MISSING_CAPABILITY
+    assert error["data"] == {"requiredCapabilities": {"sampling": {}}}
+    assert http_status(RpcError(error["code"], "")) == 400
+    assert upstream_error(failed, "tools/call", Era.LEGACY, {"sampling": {}})["code"] == Code.INTERNAL_ERROR
 
 
 def test_data_stands_only_where_there_is_any() -> None:

@@ -84,6 +84,19 @@ def test_a_violation_names_the_place_the_rule_and_the_value(arguments: Json, lin
     assert refusal(LOG, arguments) == f"the arguments do not fit the input schema of u__t:\n{line}"
 
 
+def test_a_null_for_an_argument_that_may_be_left_out_is_the_upstreams_to_judge() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "boolean"}, "b": {"type": "string"}, "c": {"type": "object"}},
+        "required": ["b"],
+    }
+    check(schema, {"a": None, "b": "x", "c": None})
+    assert "$.b" in refusal(schema, {"b": None})
+    assert "$.a" in refusal(schema, {"a": 1, "b": "x", "c": None})
+    nested = {"type": "object", "properties": {"c": schema}}
+    assert "$.c.a" in refusal(nested, {"c": {"a": None, "b": "x"}})
+
+
 def test_at_most_five_violations_are_named_always_the_same() -> None:
     schema = {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(9)}}
     arguments = {f"p{n}": n for n in reversed(range(9))}

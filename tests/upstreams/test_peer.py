@@ -290,7 +290,7 @@ class Named(RecordingReply):
     """An agent that answers questions with its name, once it `may`."""
 
     def __init__(self, name: str, capabilities: Json = CAN) -> None:
-        super().__init__(capabilities=capabilities)
+        super().__init__(capabilities=capabilities, side=name)
         self.name = name
         self.may = anyio.Event()
 
@@ -363,7 +363,7 @@ async def test_a_call_that_waits_for_its_turn_in_vain_is_told_why(asking: Wire) 
     asking.ask(Named("bob"), timeout_s=0.02)
     error = await asking.outcome()
     assert isinstance(error, TimedOut)
-    assert "one call at a time" in str(error)
+    assert "is taken" in str(error)
     assert len(asking.sent) == 1
 
 
@@ -415,4 +415,29 @@ async def test_a_call_that_was_given_up_is_thought_of_for_a_bounded_time(
     asking.ask(Named("alice"), timeout_s=0.01)
     asking.ask(Named("bob"))
     await until(lambda: calls_sent(asking) == [1, 2])
-    assert not asking.peer.has_strays
+    assert not asking.peer.has_strays_besides("bob")
+
+
+async def test_calls_of_one_side_go_together_and_a_question_is_put_to_that_side(asking: Wire) -> None:
+    asking.listener.asks = True
+    agents = [Named("alice") for _ in range(2)]
+    for agent in agents:
+        asking.ask(agent)
+        agent.may.set()
+    await until(lambda: calls_sent(asking) == [1, 2])
+    asking.says(id="q", method="elicitation/create")
+    await until(lambda: {"name": "alice"} in answers_sent(asking))
+
+
+async def test_questions_go_to_a_call_that_is_not_asked_already(asking: Wire) -> None:
+    first, second = Named("alice"), Named("alice")
+    asking.ask(first)
+    await asking.has_sent(1)
+    asking.says(id="q1", method="elicitation/create")
+    asking.ask(second)
+    await until(lambda: calls_sent(asking) == [1, 2])
+    second.may.set()
+    asking.says(id="q2", method="elicitation/create")
+    await until(lambda: [m["id"] for m in asking.sent if "method" not in m] == ["q2"])
+    first.may.set()
+    await until(lambda: [m["id"] for m in asking.sent if "method" not in m] == ["q2", "q1"])

@@ -33,7 +33,7 @@ class Person(RecordingReply):
     """An agent whose person answers with a name, once they may."""
 
     def __init__(self, name: str = "") -> None:
-        super().__init__(capabilities={"elicitation": {}})
+        super().__init__(capabilities={"elicitation": {}}, side=name)
         self.name = name
         self.asked = anyio.Event()
         self.may = anyio.Event()
@@ -85,7 +85,7 @@ async def test_there_are_never_more_children_than_allowed() -> None:
         thinking = Person("ada")
         tasks.start_soon(asked, connection, "ask", thinking)
         await thinking.asked.wait()
-        with pytest.raises(TimedOut, match="one call at a time"):
+        with pytest.raises(TimedOut, match="is taken"):
             await connection.ask(call_of("pid"), RecordingReply(), 0.1)
         assert len(processes() - before) == 1
         thinking.may.set()
@@ -142,3 +142,16 @@ async def test_the_gateways_own_requests_go_to_the_first_child() -> None:
         assert text_of(await asked(connection, "pid", SILENT)) == first
         assert text_of(await asked(connection, "pid", Person())) != first
         thinking.may.set()
+
+
+async def test_one_side_alone_never_needs_a_spare() -> None:
+    before = processes()
+    async with opened() as connection, anyio.create_task_group() as tasks:
+        people = [Person("ada"), Person("ada")]
+        for person in people:
+            tasks.start_soon(asked, connection, "ask", person)
+            await person.asked.wait()
+        assert text_of(await asked(connection, "pid", Person("ada")))
+        assert len(processes() - before) == 1
+        for person in people:
+            person.may.set()

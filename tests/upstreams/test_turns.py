@@ -17,7 +17,10 @@ class Line:
     """A channel."""
 
     is_asking: bool = False
-    has_strays: bool = False
+    strays_of: str = ""
+
+    def has_strays_besides(self, side: object) -> bool:
+        return self.strays_of not in ("", side)
 
 
 class Room:
@@ -31,7 +34,7 @@ class Room:
 
     @asynccontextmanager
     async def turn(self, name: str, *, alone: bool, within_s: float | None = 5) -> AsyncIterator[None]:
-        async with self.turns.turn(alone=alone, within_s=within_s):
+        async with self.turns.turn(name, alone=alone, within_s=within_s):
             self.inside[name] = alone
             self.order.append(name)
             assert len(self.inside) == 1 or not any(self.inside.values())
@@ -128,12 +131,12 @@ async def test_whatever_happens_everybody_has_a_turn_and_nothing_is_left() -> No
 # More than one channel
 
 
-async def enter(turns: Turns[Line], *, alone: bool, leave: asyncio.Event) -> "asyncio.Queue[Line]":
+async def enter(turns: Turns[Line], side: str, *, leave: asyncio.Event, alone: bool = True) -> "asyncio.Queue[Line]":
     """Come in and stay until told to leave; the channel is in the queue once there is a turn."""
     got: asyncio.Queue[Line] = asyncio.Queue()
 
     async def stay() -> None:
-        async with turns.turn(alone=alone, within_s=5) as line:
+        async with turns.turn(side, alone=alone, within_s=5) as line:
             got.put_nowait(line)
             await leave.wait()
 
@@ -146,20 +149,31 @@ async def enter(turns: Turns[Line], *, alone: bool, leave: asyncio.Event) -> "as
 async def test_a_call_that_is_being_asked_about_goes_on_alone_although_it_came_with_others_allowed() -> None:
     line, leave = Line(), asyncio.Event()
     turns = Turns(line)
-    await enter(turns, alone=False, leave=leave)
+    await enter(turns, "a", alone=False, leave=leave)
     line.is_asking = True
     turns.look_again()
-    late = await enter(turns, alone=False, leave=leave)
+    late = await enter(turns, "b", alone=False, leave=leave)
     assert late.empty()
     leave.set()
     assert await late.get() is line
 
 
+async def test_calls_of_one_side_never_wait_for_each_other() -> None:
+    line, leave = Line(is_asking=True), asyncio.Event()
+    turns = Turns(line)
+    mine = [await enter(turns, "a", alone=alone, leave=leave) for alone in (True, True, False)]
+    assert not any(each.empty() for each in mine)
+    others = await enter(turns, "b", leave=leave)
+    assert others.empty()
+    leave.set()
+    assert await others.get() is line
+
+
 async def test_a_slow_upstream_is_not_crowded_but_one_that_waits_for_a_person_is() -> None:
     line, leave, crowded = Line(), asyncio.Event(), list[str]()
     turns = Turns(line, lambda: crowded.append("!"))
-    await enter(turns, alone=True, leave=leave)
-    waiting = await enter(turns, alone=True, leave=leave)
+    await enter(turns, "a", leave=leave)
+    waiting = await enter(turns, "b", leave=leave)
     assert crowded == []
     line.is_asking = True
     turns.look_again()
@@ -170,16 +184,15 @@ async def test_a_slow_upstream_is_not_crowded_but_one_that_waits_for_a_person_is
     leave.set()
 
 
-async def test_a_call_that_may_be_asked_waits_while_one_that_was_given_up_could_still_ask() -> None:
-    line, leave, crowded = Line(has_strays=True), asyncio.Event(), list[str]()
-    turns = Turns(line, lambda: crowded.append("!"))
-    mute = await enter(turns, alone=False, leave=asyncio.Event())
-    assert not mute.empty()
+async def test_a_call_that_may_be_asked_waits_while_one_of_another_side_that_was_given_up_could_still_ask() -> None:
+    line, leave, crowded = Line(strays_of="a"), asyncio.Event(), list[str]()
     leave.set()
     turns = Turns(line, lambda: crowded.append("!"))
-    waiting = await enter(turns, alone=True, leave=leave)
+    assert not (await enter(turns, "b", alone=False, leave=leave)).empty()
+    assert not (await enter(turns, "a", leave=leave)).empty()
+    waiting = await enter(turns, "b", leave=leave)
     assert (waiting.empty(), crowded) == (True, ["!"])
-    line.has_strays = False
+    line.strays_of = ""
     turns.look_again()
     assert await waiting.get() is line
 
@@ -188,11 +201,11 @@ async def test_the_first_channel_is_taken_as_long_as_it_has_room_and_a_removed_o
     first, second, leave = Line(), Line(), asyncio.Event()
     turns = Turns(first)
     turns.add(second)
-    lines = [await enter(turns, alone=True, leave=leave) for _ in range(2)]
+    lines = [await enter(turns, name, leave=leave) for name in ("a", "b")]
     assert [await line.get() for line in lines] == [first, second]
     turns.remove(second)
     assert turns.is_empty(second)
-    waiting = await enter(turns, alone=True, leave=leave)
+    waiting = await enter(turns, "b", leave=leave)
     assert waiting.empty()
     leave.set()
     assert await waiting.get() is first
