@@ -74,14 +74,8 @@ class Children:
 
     async def ask(self, request: UpstreamRequest, reply: Reply, timeout_s: float) -> Answer:
         """Ask one thing; see `Connection.ask`."""
-<<<<<<< HEAD
-        if (
-            reply is SILENT or self._first.greeting.era is Era.MODERN
-        ):  # where questions are answers, nothing is mixed up
-=======
         # A modern upstream's questions are answers to the call they belong to.
         if reply is SILENT or self._first.greeting.era is Era.MODERN:
->>>>>>> e6ed7a7 (upstreams: agents share a channel with their own calls while their people are asked)
             return await self._first.ask(request, reply, timeout_s)
         return await self._channels.ask(reply, timeout_s, lambda child, left_s: child.ask(request, reply, left_s))
 
