@@ -397,6 +397,7 @@ def upstream_limits(settings: Settings) -> UpstreamLimits:
         usual,
         max_message_bytes=max(usual.max_message_bytes, settings.max_result_bytes + ENVELOPE_BYTES),
         max_answer_bytes=max(usual.max_answer_bytes, 2 * settings.max_result_bytes),
+        follow_s=settings.call_timeout_s,
     )
 
 

@@ -52,6 +52,8 @@ class Limits:
     """How long a stdio server may be silent about `server/discover` before it is taken for a legacy one."""
     start_timeout_s: float = 60.0
     """From spawn to the answer of `initialize`; `npx` may be downloading the server meanwhile."""
+    follow_s: float = 300.0
+    """How long a wire task is followed inside the call of an agent whose era knows none."""
     check_timeout_s: float = 5.0
     """How long an upstream under suspicion may take to answer a ping."""
 

@@ -49,14 +49,16 @@ class Dialect:
     def request(self, request_id: int, method: str, params: Mapping[str, Any], reply: Reply) -> Json:
         """The whole JSON-RPC request. Its id is its progress token too: unique while it is in flight."""
         given = params.get("_meta")
-        if not given and self.era is Era.MODERN and not reply.capabilities and says_nothing(reply):
+        follows = bool(self.extensions) and self._follows(method, reply)
+        if not given and self.era is Era.MODERN and not (reply.capabilities or follows) and says_nothing(reply):
             plain = {**params, "_meta": _plain_meta(self.version)}
             return {"jsonrpc": "2.0", "id": request_id, "method": method, "params": plain}
         meta = dict(given or NOTHING)
         if self.era is Era.MODERN:
             meta[META_VERSION] = self.version
             meta[META_CLIENT] = CLIENT_INFO
-            meta[META_CAPABILITIES] = bridgeable(reply.capabilities, self.extensions)
+            capabilities = bridgeable(reply.capabilities, self.extensions)
+            meta[META_CAPABILITIES] = with_wire_tasks(capabilities) if follows else capabilities
             if reply.log_level is not None:
                 meta[META_LOG_LEVEL] = reply.log_level
         elif "inputResponses" in params or "requestState" in params:
@@ -65,6 +67,11 @@ class Dialect:
             meta["progressToken"] = request_id
         dressed = {**params, "_meta": meta} if meta else {k: v for k, v in params.items() if k != "_meta"}
         return {"jsonrpc": "2.0", "id": request_id, "method": method, "params": dressed}
+
+    def _follows(self, method: str, reply: Reply) -> bool:
+        """Whether a wire task would be followed here, for an agent of an era that has none (`following`)."""
+        is_about_calls = method == "tools/call" or method.startswith("tasks/")
+        return WIRE_TASKS in self.extensions and is_about_calls and not reply.takes_input_required
 
     def headers(self, method: str, params: Mapping[str, Any]) -> dict[str, str]:
         """The headers that mirror the body on HTTP (transports/streamable-http, "Standard Request Headers")."""
@@ -131,6 +138,11 @@ def says_nothing(reply: Reply) -> bool:
 def _plain_meta(version: str) -> Json:
     """What every modern request of an agent that can and wants nothing in particular says of itself."""
     return {META_VERSION: version, META_CLIENT: CLIENT_INFO, META_CAPABILITIES: {}}
+
+
+def with_wire_tasks(capabilities: Json) -> Json:
+    """The same with the tasks extension declared."""
+    return {**capabilities, "extensions": {**capabilities.get("extensions", {}), WIRE_TASKS: {}}}
 
 
 class ParamHeaders:

@@ -6,7 +6,7 @@ One bad tool never costs the others. Definitions stay as they came, unknown fiel
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -47,12 +47,15 @@ RESOURCES: Final = _Part("resources", "resources/list", "resources", "uri")
 TEMPLATES: Final = _Part("resources", "resources/templates/list", "resourceTemplates", "uriTemplate")
 
 
-async def fetch_listing(name: str, ask: Ask, greeting: Greeting, limits: Limits, *, over_http: bool) -> Listing:
+async def fetch_listing(
+    name: str, ask: Ask, greeting: Greeting, limits: Limits, *, over_http: bool, before: Listing | None = None
+) -> Listing:
     """Fetch what the capabilities in `greeting` promise. Raises `UpstreamError`.
 
-    When time runs out, what came so far counts; only if that is nothing, it is `TimedOut`.
+    When time runs out, what came so far counts; only if that is nothing, it is `TimedOut`. A kind that the server
+    answers with an error stays as it was `before`: a server in trouble has not lost its tools.
     """
-    fetcher = _Fetcher(ask, limits, over_http)
+    fetcher = _Fetcher(ask, limits, over_http, _by_method(before))
     with anyio.move_on_after(limits.listing_timeout_s) as timeout:
         for part in (TOOLS, PROMPTS, RESOURCES, TEMPLATES):
             if part.capability in greeting.capabilities:
@@ -75,6 +78,17 @@ async def fetch_listing(name: str, ask: Ask, greeting: Greeting, limits: Limits,
     )
 
 
+def _by_method(listing: Listing | None) -> Mapping[str, tuple[Json, ...]]:
+    if listing is None:
+        return {}
+    return {
+        TOOLS.method: listing.tools,
+        PROMPTS.method: listing.prompts,
+        RESOURCES.method: listing.resources,
+        TEMPLATES.method: listing.templates,
+    }
+
+
 @dataclass(slots=True)
 class _Fetcher:
     """What was gathered so far, over all kinds."""
@@ -82,6 +96,7 @@ class _Fetcher:
     ask: Ask
     limits: Limits
     over_http: bool
+    before: Mapping[str, tuple[Json, ...]]
     items: dict[str, list[Json]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     ttl_ms: int | None = None
@@ -117,8 +132,13 @@ class _Fetcher:
 
     def _note_refusal(self, part: _Part, error: RpcError) -> None:
         # Templates have no capability of their own, so a server with resources need not know the method.
-        if part is not TEMPLATES or error.code != jsonrpc.Code.METHOD_NOT_FOUND:
-            self.problem(f"{part.method}: error {error.code}: {error.message[:200]!r}")
+        if part is TEMPLATES and error.code == jsonrpc.Code.METHOD_NOT_FOUND:
+            return
+        kept = self.before.get(part.method, ())
+        if kept:
+            self.items[part.method] = list(kept)
+        since = f"; the {len(kept)} it listed before stay" if kept else ""
+        self.problem(f"{part.method}: error {error.code}: {error.message[:200]!r}{since}")
 
     def _take_page(self, part: _Part, page: Json, names: set[str]) -> bool:
         """Keep the usable items of a page. False: there is room for no more."""

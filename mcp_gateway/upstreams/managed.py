@@ -31,7 +31,7 @@ from mcp_gateway.domain import (
 from mcp_gateway.errors import TimedOut, Unreachable, UpstreamError
 from mcp_gateway.jsonrpc import Code
 from mcp_gateway.upstreams.backoff import Backoff
-from mcp_gateway.upstreams.bridge import is_complete, until_complete
+from mcp_gateway.upstreams.bridge import is_complete, named, until_complete
 from mcp_gateway.upstreams.connect import Opener, memory_of, open_connection
 from mcp_gateway.upstreams.connection import (
     SILENT,
@@ -118,7 +118,8 @@ class ManagedUpstream:
         self._drained = anyio.Event()
         self._scope = anyio.CancelScope()
         self._backoff = Backoff(FIRST_WAIT_S, MOST_WAIT_S)
-        self.listener = Listener(self._note_list_changed, around.on_question, around.question_capabilities)
+        on_question = None if around.on_question is None else named(config.name, around.on_question)
+        self.listener = Listener(self._note_list_changed, on_question, around.question_capabilities)
         # The one this replaces was asked for the same.
         self.watched: Watch = before.watched if before is not None else self._new_watch()
         self.listener.on_updated = self.watched.note_updated
@@ -151,7 +152,10 @@ class ManagedUpstream:
         outcome = await self._send_once(request, reply)
         if is_complete(outcome, request.method):
             return outcome
-        return await until_complete(self.name, lambda asked: self._send_once(asked, reply), request, reply, outcome)
+        follow_s = self._around.limits.follow_s
+        return await until_complete(
+            self.name, lambda asked: self._send_once(asked, reply), request, reply, outcome, follow_s
+        )
 
     def watch(self, uris: frozenset[str]) -> None:
         """See `domain.Upstream.watch`."""
@@ -276,7 +280,8 @@ class ManagedUpstream:
             return await connection.ask(UpstreamRequest(method, params), SILENT, timeout_s)
 
         over_http = connection.transport == "http" and connection.greeting.era is Era.MODERN
-        return await fetch_listing(self.name, ask, connection.greeting, self._around.limits, over_http=over_http)
+        limits, before = self._around.limits, self.listing
+        return await fetch_listing(self.name, ask, connection.greeting, limits, over_http=over_http, before=before)
 
     def _publish(self, connection: Connection, listing: Listing) -> None:
         self.listing = listing

@@ -132,13 +132,15 @@ async def test_an_upstream_may_ask_for_nothing_but_another_round_of_any_agent(do
     assert said(await door.modern("tools/call", retry(asked, {}))) == "{} s1"
 
 
-async def test_answers_without_a_state_are_no_retry(door: Front) -> None:
-    door.u.script["echo"] = requiring()
+async def test_answers_without_a_state_begin_a_call_of_their_own(door: Front) -> None:
+    door.u.script["echo"] = requiring("theirs")
     params = retry(await question(door))
     del params["requestState"]
-    again = answer_of(await door.modern("tools/call", params))["result"]
-    assert again["resultType"] == "input_required"
-    assert "inputResponses" not in door.u.asked[-1].params
+    await door.modern("tools/call", params)
+    sent = door.u.asked[-1].params
+    assert sent["inputResponses"] == params["inputResponses"]
+    assert "requestState" not in sent
+    assert door.rows("kind, outcome") == [("call", "input_required"), ("call", "ok")]
 
 
 async def test_a_parked_call_speaks_to_the_request_at_hand(door: Front) -> None:

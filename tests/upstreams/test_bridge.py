@@ -1,15 +1,18 @@
 """Questions of a modern upstream: passed on to agents that take them so, asked live for those that do not."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from fakes.replies import RecordingReply
-from mcp_gateway.domain import Json, Outcome, OutcomeStatus, UpstreamRequest
+from mcp_gateway.domain import Json, Outcome, OutcomeStatus, Reply, RpcError, UpstreamRequest
 from mcp_gateway.errors import AgentRefused, Misbehaved, TimedOut
-from mcp_gateway.upstreams.bridge import MAX_INPUTS, MAX_ROUNDS, put_question, until_complete
+from mcp_gateway.revisions import WIRE_TASKS
+from mcp_gateway.upstreams.bridge import MAX_INPUTS, MAX_ROUNDS, named, put_question, until_complete
 
 FORM = {"method": "elicitation/create", "params": {"message": "?"}}
+NAMED = {"method": "elicitation/create", "params": {"message": "[up] ?"}}
 ROOTS = {"method": "roots/list"}
 REQUEST = UpstreamRequest("tools/call", {"name": "t", "arguments": {"a": 1}, "_meta": {"k": 1}})
 DONE = Outcome(OutcomeStatus.OK, {"content": []})
@@ -53,7 +56,8 @@ def asking(**result: Any) -> Outcome:
 async def test_an_agent_that_takes_the_question_as_it_is_gets_it() -> None:
     question = asking(inputRequests={"a": FORM}, requestState="s", unknown=1)
     side = Side(takes_input_required=True)
-    assert await until_complete("up", Server(question), REQUEST, side) is question
+    outcome = await until_complete("up", Server(question), REQUEST, side)
+    assert outcome == asking(inputRequests={"a": NAMED}, requestState="s", unknown=1)
     assert side.asked == []
 
 
@@ -66,7 +70,7 @@ async def test_another_agent_is_asked_live_and_the_upstream_again_with_the_answe
     )
     side = Side()
     assert await until_complete("up", server, REQUEST, side) is DONE
-    assert side.asked == [("elicitation/create", {"message": "?"}), ("roots/list", {}), ("roots/list", {})]
+    assert side.asked == [("elicitation/create", {"message": "[up] ?"}), ("roots/list", {}), ("roots/list", {})]
     added = [{k: v for k, v in sent.params.items() if k not in REQUEST.params} for sent in server.sent]
     assert added == [
         {},
@@ -142,3 +146,25 @@ async def test_a_legacy_upstreams_question_goes_to_the_agent_of_its_call_or_to_n
     assert await put_question("roots/list", {}, side) == {"answers": "roots/list", "n": 1}
     with pytest.raises(LookupError, match="which call"):
         await put_question("roots/list", {}, None)
+
+
+async def test_whatever_a_person_is_asked_begins_with_who_asks() -> None:
+    asked: list[Json] = []
+
+    async def answer(method: str, params: Json, reply: Reply | None) -> Json:
+        asked.append(params)
+        return {}
+
+    for method in ("elicitation/create", "sampling/createMessage"):
+        await named("up", answer)(method, {"message": "Your password?", "x": 1}, None)
+    assert asked == [{"message": "[up] Your password?", "x": 1}, {"message": "Your password?", "x": 1}]
+    link = {"mode": "url", "message": "Go there", "url": "https://u.example/"}
+    refused = Outcome(OutcomeStatus.RPC_ERROR, error=RpcError(-32042, "m", {"elicitations": [link, 7], "x": 1}))
+    outcome = await until_complete("up", Server(refused), REQUEST, Side())
+    assert outcome.error is not None
+    assert outcome.error.data == {"elicitations": [{**link, "message": "[up] Go there"}, 7], "x": 1}
+    task = Outcome(OutcomeStatus.OK, {"taskId": "t", "status": "input_required", "inputRequests": {"a": FORM}})
+    follows = Side()
+    follows.capabilities = {"extensions": {WIRE_TASKS: {}}}
+    outcome = await until_complete("up", Server(task), replace(REQUEST, method="tasks/get"), follows)
+    assert outcome.result == {"taskId": "t", "status": "input_required", "inputRequests": {"a": NAMED}}

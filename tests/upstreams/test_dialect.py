@@ -69,7 +69,8 @@ TASKS = "io.modelcontextprotocol/tasks"
 )
 def test_wire_tasks_are_declared_where_both_sides_have_them(agent: Any, server: set[str], told: dict[str, Any]) -> None:
     dialect = replace(MODERN, extensions=frozenset(server))
-    message = dialect.request(1, "tools/call", {}, RecordingReply(capabilities={"extensions": agent}))
+    reply = RecordingReply(capabilities={"extensions": agent}, takes_input_required=True)
+    message = dialect.request(1, "tools/call", {}, reply)
     assert message["params"]["_meta"][META + "clientCapabilities"] == told
 
 

@@ -181,3 +181,15 @@ async def test_problems_are_bounded_too() -> None:
     limits = replace(LIMITS, max_listing_bytes=10**7)
     listing = await listed({"tools": [{} for _ in range(1000)]}, limits=limits)
     assert len(listing.problems) == 101
+
+
+async def test_a_kind_that_is_refused_stays_as_it_was_and_the_fault_is_named() -> None:
+    before = Listing("up", tools=(tool("a"), tool("b")), prompts=({"name": "old"},))
+    broken, prompts = RpcError(-32603, "database is gone"), {"prompts": [{"name": "new"}]}
+    greeting = replace(ALL, capabilities={"tools": {}, "prompts": {}})
+    answers: list[Answer] = [{"tools": [tool("c")], "nextCursor": "2"}, broken, prompts]
+    listing = await fetch_listing("up", pages(*answers), greeting, LIMITS, over_http=False, before=before)
+    assert (listing.tools, listing.prompts) == (before.tools, ({"name": "new"},))
+    assert listing.problems == ("tools/list: error -32603: 'database is gone'; the 2 it listed before stay",)
+    listing = await fetch_listing("up", pages({"tools": []}), TOOLS_ONLY, LIMITS, over_http=False, before=before)
+    assert listing.tools == ()

@@ -18,7 +18,8 @@ async def asked(answer: Json, capabilities: Json, method: str = "tools/call") ->
     async def send(request: UpstreamRequest) -> Outcome:
         return outcome_of(request.method, answer, 1.0)
 
-    return await until_complete("u", send, UpstreamRequest(method, {}), RecordingReply(capabilities=capabilities))
+    reply = RecordingReply(capabilities=capabilities, takes_input_required=True)
+    return await until_complete("u", send, UpstreamRequest(method, {}), reply)
 
 
 async def test_a_task_is_an_answer_to_who_can_follow_it() -> None:

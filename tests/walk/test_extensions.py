@@ -162,6 +162,21 @@ async def test_without_the_extension_the_tool_answers_in_the_call(gateway: Gatew
     assert result.content[0].text == "computed y"
 
 
+async def test_an_agent_of_the_handshake_era_gets_the_end_of_a_task_as_its_answer(gateway: GatewayProcess) -> None:
+    asked: list[str] = []
+
+    async def elicit(context: Any, params: Any) -> types.ElicitResult:
+        asked.append(params.message)
+        return types.ElicitResult(action="accept", content={"confirm": True})
+
+    async with agent_over_http(gateway, "alice", "legacy", elicitation_callback=elicit) as client:
+        failing = await client.call_tool("tasked__failing_job", {})
+        confirmed = await client.call_tool("tasked__confirm_delete", {"filename": "x"})
+    assert (failing.is_error, failing.content[0].text) == (True, "the job failed")
+    assert confirmed.content[0].text == "answered: accept"
+    assert asked == ["[tasked] Delete x?"]
+
+
 async def test_a_task_asks_and_is_answered(gateway: GatewayProcess) -> None:
     async with agent(gateway) as alice:
         task_id = await alice.begin("confirm_delete", filename="x")
