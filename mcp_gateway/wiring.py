@@ -57,6 +57,7 @@ from mcp_gateway.identity.verify import ApiKeyCheck, TokenCheck, Verifier
 from mcp_gateway.policy.compile import Policy, compile_policy
 from mcp_gateway.policy.document import load as load_policy
 from mcp_gateway.storage.private import random_key
+from mcp_gateway.storage.used import UsedOnce
 from mcp_gateway.upstreams.bridge import LEGACY_CAPABILITIES, put_question
 from mcp_gateway.upstreams.connection import Limits as UpstreamLimits
 from mcp_gateway.upstreams.pool import Pool
@@ -124,7 +125,8 @@ class Running:
         wire_tasks = WireTasks(Seals(master_key, "wire task", WIRE_TASK_TTL_S), time.time)
         self.answers = Answers(self.gateway, Cursors(secrets.token_bytes(32)), new_request_id, wire_tasks, self.updates)
         seals = Seals(master_key, "request state", STATE_TTL_S)
-        self.rounds = Rounds(self.answers, ParkingLot(self.closers), seals, time.time)
+        self.used = UsedOnce(configuration.settings.state)
+        self.rounds = Rounds(self.answers, ParkingLot(self.closers), seals, time.time, self.used.take)
         self._complaints: dict[str, str] = {}
         self._refreshing: asyncio.TimerHandle | None = None
 
@@ -296,6 +298,7 @@ async def running(load: Load) -> AsyncIterator[Running]:
                 yield parts
             finally:
                 parts.transactions.close()
+                parts.used.close()
             tasks.cancel_scope.cancel()
 
 

@@ -12,6 +12,7 @@ A `requestState` is bound to who asked, method, target and arguments, ends by it
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -28,8 +29,9 @@ from mcp_gateway.frontdoor.wire_errors import answer_to, error_member
 from mcp_gateway.jsonrpc import Code, canonical
 from mcp_gateway.revisions import META_CAPABILITIES
 
-MAX_USED: Final = 1_000_000
-"""Used states remembered until they expire. With more than that nothing is resumed rather than anything twice."""
+Take = Callable[[bytes, int, int], bool | None]
+"""Uses a digest up, with its expiry and the present time: False where it was already, None where nobody can tell any
+more. It waits for the disk, so it is called in a thread."""
 
 MAX_ROUNDS: Final = 16
 """Rounds of one call over a modern upstream; the SDKs' own drivers stop at ten."""
@@ -58,12 +60,12 @@ class Channel(Protocol):
 class Rounds:
     """Answers modern requests, whatever round they are in."""
 
-    def __init__(self, answers: Answers, lot: ParkingLot, seals: Seals, now_s: Callable[[], float]) -> None:
+    def __init__(self, answers: Answers, lot: ParkingLot, seals: Seals, now_s: Callable[[], float], take: Take) -> None:
         self._answers = answers
         self._lot = lot
         self._seals = seals
         self._now_s = now_s
-        self._used: dict[bytes, float] = {}
+        self._take = take
 
     async def answer(self, caller: Caller, asked: Asked, channel: Channel) -> Json | None:
         """The `result` or `error` member; None when the request has been answered with a question already."""
@@ -77,7 +79,7 @@ class Rounds:
 
     async def answer_plain(self, caller: Caller, asked: Asked, put: Callable[[Json], None]) -> Json:
         """`answer` for the first round of a call whose agent cannot be asked anything."""
-        reply = AgentReply(put, asked.params, capabilities=_capabilities(asked), takes_input_required=True)
+        reply = AgentReply(put, asked.params, capabilities=_capabilities(asked), takes_input_required=True, side=caller)
         try:
             return self._relayed(caller, asked, await self._answers.answer(caller, asked, reply), 1)
         except GatewayError as e:
@@ -173,23 +175,23 @@ class Rounds:
             if not isinstance(state, str):
                 raise SealBrokenError
             payload = self._seals.open(state, _binding(caller, asked), self._now_s())
-            self._use_up(state)
+            await self._use_up(state)
         except SealBrokenError as e:
             await self._answers.note_misuse(caller, asked)
             raise BadRequest(_BAD_STATE) from e
         return payload
 
-    def _use_up(self, state: str) -> None:
-        """Note that a good state was used. Raises `SealBrokenError` where it had been, `OverLimit` past `MAX_USED`."""
-        now_s = self._now_s()
-        while self._used and self._used[oldest := next(iter(self._used))] < now_s - self._seals.ttl_s:
-            del self._used[oldest]  # it has expired by now, and so is refused anyway
+    async def _use_up(self, state: str) -> None:
+        """Note that a good state was used. Raises `SealBrokenError` where it had been, `OverLimit` where so many were
+        that nobody can tell, `StoreUnavailable`."""
         digest = hashlib.sha256(state.encode()).digest()[:16]
-        if digest in self._used:
-            raise SealBrokenError
-        if len(self._used) >= MAX_USED:
+        now_s = int(self._now_s())
+        # Nothing is made of a state before it is known to be used for the first time.
+        is_first = await asyncio.to_thread(self._take, digest, now_s + self._seals.ttl_s, now_s)
+        if is_first is None:
             raise OverLimit("too many calls are being resumed")
-        self._used[digest] = now_s
+        if not is_first:
+            raise SealBrokenError
 
 
 def _capabilities(asked: Asked) -> Mapping[str, Any]:

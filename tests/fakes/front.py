@@ -50,6 +50,7 @@ from mcp_gateway.identity.started import StartedTasks, TaskTokenCheck
 from mcp_gateway.identity.verify import ApiKeyCheck, Verifier
 from mcp_gateway.policy.compile import compile_policy
 from mcp_gateway.policy.document import from_sources
+from mcp_gateway.storage.used import UsedOnce
 
 APPROVAL_WAIT_S = 0.05
 """How long a call that needs a person is held here."""
@@ -275,7 +276,8 @@ async def parts(
         updates = Updates(gateway, lambda: f"r-{next(ids)}")
         answers = Answers(gateway, Cursors(b"k" * 32), lambda: f"r-{next(ids)}", wire_tasks, updates)
         bulletin, closers = Bulletin(gateway, SERVER_INFO, updates), Closers()
-        rounds = Rounds(answers, ParkingLot(closers), Seals(b"k" * 32, "request state", 600), time.time)
+        used = UsedOnce(folder / "state")
+        rounds = Rounds(answers, ParkingLot(closers), Seals(b"k" * 32, "request state", 600), time.time, used.take)
         legacy, modern = LegacyDoor(answers, bulletin, closers), ModernDoor(gateway, rounds, bulletin, closers)
         verifier = Verifier([ApiKeyCheck(keys), TaskTokenCheck(tasks)], anonymous, tasks, "task")
         health: dict[str, Any] = {"ok": True, "ready": True}

@@ -15,7 +15,7 @@ from fakes.upstream import Answering, text
 from fakes.waiting import until
 from mcp_gateway.domain import Json, Outcome, OutcomeStatus, Reply, RpcError, UpstreamRequest
 from mcp_gateway.errors import Unreachable
-from mcp_gateway.frontdoor import parking, rounds
+from mcp_gateway.frontdoor import parking
 from mcp_gateway.frontdoor.rounds import MAX_ROUNDS
 
 CAN: Json = {"elicitation": {"form": {}, "url": {}}, "sampling": {}, "roots": {}}
@@ -344,19 +344,21 @@ async def test_an_earlier_rounds_state_is_worth_nothing_in_a_later_one(door: Fro
     assert said(await door.modern("tools/call", retry(second)))
 
 
-async def test_used_states_are_remembered_until_they_expire_and_no_longer(
-    door: Front, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_where_nobody_can_tell_whether_a_state_was_used_nothing_is_resumed(door: Front) -> None:
     door.u.script["echo"] = requiring()
-    for _ in range(3):
-        await door.modern("tools/call", retry(await question(door)))
-    assert len(door.rounds._used) == 3
-    door.rounds._now_s = lambda: time.time() + 601
+    asked = await question(door)
+    door.rounds._take = lambda digest, expires_at, now: None
+    assert "too many calls" in said(await door.modern("tools/call", retry(asked)))
+    assert len(door.u.asked) == 1
+
+
+async def test_a_used_state_is_kept_for_as_long_as_it_could_be_opened(door: Front) -> None:
+    taken: list[tuple[int, int]] = []
+    door.rounds._take = lambda digest, expires_at, now: not taken.append((expires_at, now))
+    door.rounds._now_s = lambda: 1_000_000.5
+    door.u.script["echo"] = requiring()
     await door.modern("tools/call", retry(await question(door)))
-    assert len(door.rounds._used) == 1
-    monkeypatch.setattr(rounds, "MAX_USED", 1)
-    full = await door.modern("tools/call", retry(await question(door)))
-    assert "too many calls" in said(full)
+    assert taken == [(1_000_600, 1_000_000)]
 
 
 async def test_a_good_state_of_a_call_that_was_given_up_is_refused_and_in_the_audit(door: Front) -> None:
