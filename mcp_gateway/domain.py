@@ -431,6 +431,13 @@ class Reply(Protocol):
         """Relay `notifications/message` params, if the agent asked for that level."""
         ...
 
+    def elicited(self, link_id: str) -> None:
+        """Say that what went on behind a link the agent's person was sent to is done; also after the request is over.
+
+        Only handshake-era agents can be told.
+        """
+        ...
+
     async def ask(self, method: str, params: Json) -> Json:
         """Ask the agent's side (elicitation, sampling, roots) and return its result.
 

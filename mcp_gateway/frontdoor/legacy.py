@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
@@ -24,7 +24,7 @@ from mcp_gateway.frontdoor.http_connection import EXCHANGE
 from mcp_gateway.frontdoor.listen import Bulletin
 from mcp_gateway.frontdoor.protocol import Answer, Ask, Notice
 from mcp_gateway.frontdoor.replies import AgentReply
-from mcp_gateway.frontdoor.session import Session
+from mcp_gateway.frontdoor.session import Session, elicitation_complete
 from mcp_gateway.frontdoor.subscriber import Subscriber
 from mcp_gateway.frontdoor.updates import UPDATED
 from mcp_gateway.frontdoor.wire_errors import answer_to
@@ -33,6 +33,7 @@ from mcp_gateway.jsonrpc import Code, dump, error_message
 SESSION_HEADER: Final = b"mcp-session-id"
 MAX_SESSIONS: Final = 10_000
 MAX_SESSIONS_PER_AGENT: Final = 1_000
+MAX_UNTOLD_LINKS: Final = 16
 IDLE_S: Final = 30 * 60
 """A session nobody has used for this long is forgotten; its agent is told 404 and initialises again."""
 
@@ -54,6 +55,7 @@ class HttpSession(Session):
         self.closing_key: object = None
         self.used_at = time.monotonic()
         self._untold: set[str] = set()
+        self._untold_links: deque[str] = deque(maxlen=MAX_UNTOLD_LINKS)
         self._stream: EventStream | None = None
         self._over: asyncio.Event | None = None
 
@@ -74,6 +76,13 @@ class HttpSession(Session):
         if self._stream is not None:
             self._stream.put_once({"jsonrpc": "2.0", "method": UPDATED, "params": {"uri": uri}})
 
+    def tell_elicited(self, link_id: str) -> None:
+        """Say on the standalone stream that what went on behind a link is done, or keep it until there is one."""
+        if self._stream is None:
+            self._untold_links.append(link_id)
+        else:
+            self._stream.put_once(elicitation_complete(link_id))
+
     def attach(self, stream: EventStream, over: asyncio.Event) -> None:
         """Use `stream` from now on; an earlier one is closed, since a message may go to one stream only."""
         if self._over is not None:
@@ -82,6 +91,8 @@ class HttpSession(Session):
         for method in sorted(self._untold):
             self.tell(method)
         self._untold.clear()
+        while self._untold_links:
+            self.tell_elicited(self._untold_links.popleft())
 
     def detach(self, stream: EventStream) -> None:
         """`stream` is closed."""
@@ -191,6 +202,7 @@ class LegacyDoor:
             session.log_level,
             capabilities=session.capabilities,
             side=caller,
+            on_elicited=session.tell_elicited,
             asker=lambda method, params: self._ask(session, exchange, method, params),
         )
 

@@ -42,12 +42,14 @@ class AgentReply:
         asker: Asker | None = None,
         takes_input_required: bool = False,
         side: object = None,
+        on_elicited: Callable[[str], None] = lambda link_id: None,
         question_ttl_s: float = QUESTION_TTL_S,
     ) -> None:
         self.capabilities = capabilities
         self.takes_input_required = takes_input_required
         self.side = self if side is None else side
         self.asker = asker
+        self.elicited = on_elicited
         self.lacking: Mapping[str, Any] = NOTHING
         self._question_ttl_s = question_ttl_s
         self._asking: set[asyncio.Future[Json]] = set()

@@ -36,6 +36,12 @@ MAX_QUESTIONS: Final = 64
 """Questions one agent may have unanswered at once."""
 
 
+def elicitation_complete(link_id: str) -> Json:
+    """The notification that what went on behind a link is done (2025-11-25 client/elicitation)."""
+    params = {"elicitationId": link_id}
+    return {"jsonrpc": "2.0", "method": "notifications/elicitation/complete", "params": params}
+
+
 class Session:
     """State of one handshake-era connection."""
 

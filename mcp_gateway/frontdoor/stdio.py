@@ -37,7 +37,7 @@ from mcp_gateway.frontdoor.protocol import (
 )
 from mcp_gateway.frontdoor.replies import AgentReply
 from mcp_gateway.frontdoor.rounds import Rounds
-from mcp_gateway.frontdoor.session import Session
+from mcp_gateway.frontdoor.session import Session, elicitation_complete
 from mcp_gateway.frontdoor.subscriber import CurrentCaller, Subscriber
 from mcp_gateway.frontdoor.updates import UPDATED
 from mcp_gateway.frontdoor.wire_errors import INTERNAL_ERROR, answer_to
@@ -190,6 +190,7 @@ class StdioDoor:
             capabilities=session.capabilities,
             asker=lambda method, params: session.ask(outbox.put_answer, method, params),
             side=caller,
+            on_elicited=lambda link_id: outbox.put(elicitation_complete(link_id)),
         )
         try:
             return await self._answers.answer(caller, asked, reply)

@@ -61,6 +61,11 @@ def is_complete(outcome: Outcome, method: str) -> bool:
     return outcome.status in _ENDS and method != "tasks/get"
 
 
+async def nobody(method: str, params: Json, reply: Reply | None) -> Json:
+    """Answers no question."""
+    raise LookupError("nobody answers questions here")
+
+
 def named(name: str, on_question: Question) -> Question:
     """The same with the upstream's name put to what people are asked."""
 

@@ -102,12 +102,17 @@ class Listener:
     on_gap: Callable[[bool], None] = lambda is_forgotten: None
     """Called when nobody listened to a legacy server's stream for a while; True: and it has forgotten the session."""
 
+    on_elicited: Callable[[Json], None] = lambda params: None
+    """Called with the params of `notifications/elicitation/complete`."""
+
     def take_news(self, method: object, params: Json) -> None:
         """Take a notification that belongs to no call; must be quick, floods come this way."""
         if method == "notifications/resources/updated":
             self.on_updated(params)
         elif method == "notifications/subscriptions/acknowledged":
             self.on_acknowledged(params)
+        elif method == "notifications/elicitation/complete":
+            self.on_elicited(params)
         elif isinstance(method, str) and method.endswith("/list_changed"):
             self.on_list_changed(method)
         else:
@@ -186,6 +191,9 @@ class Silent:
 
     async def log(self, params: Json) -> None:
         """Nobody listens."""
+
+    def elicited(self, link_id: str) -> None:
+        """Nobody was asked."""
 
     async def ask(self, method: str, params: Json) -> Json:
         """Nobody answers."""

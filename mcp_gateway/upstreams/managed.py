@@ -31,7 +31,7 @@ from mcp_gateway.domain import (
 from mcp_gateway.errors import TimedOut, Unreachable, UpstreamError
 from mcp_gateway.jsonrpc import Code
 from mcp_gateway.upstreams.backoff import Backoff
-from mcp_gateway.upstreams.bridge import is_complete, named, until_complete
+from mcp_gateway.upstreams.bridge import is_complete, named, nobody, until_complete
 from mcp_gateway.upstreams.connect import Opener, memory_of, open_connection
 from mcp_gateway.upstreams.connection import (
     SILENT,
@@ -43,6 +43,7 @@ from mcp_gateway.upstreams.connection import (
     TooBusy,
     errands,
 )
+from mcp_gateway.upstreams.elicited import Elicited
 from mcp_gateway.upstreams.handshake import DiedOfProbe
 from mcp_gateway.upstreams.listening import Listening
 from mcp_gateway.upstreams.listing import fetch_listing
@@ -118,8 +119,10 @@ class ManagedUpstream:
         self._drained = anyio.Event()
         self._scope = anyio.CancelScope()
         self._backoff = Backoff(FIRST_WAIT_S, MOST_WAIT_S)
-        on_question = None if around.on_question is None else named(config.name, around.on_question)
+        self._elicited = Elicited(named(config.name, around.on_question or nobody))
+        on_question = None if around.on_question is None else self._elicited.ask
         self.listener = Listener(self._note_list_changed, on_question, around.question_capabilities)
+        self.listener.on_elicited = self._elicited.note_complete
         # The one this replaces was asked for the same.
         self.watched: Watch = before.watched if before is not None else self._new_watch()
         self.listener.on_updated = self.watched.note_updated
@@ -153,9 +156,11 @@ class ManagedUpstream:
         if is_complete(outcome, request.method):
             return outcome
         follow_s = self._around.limits.follow_s
-        return await until_complete(
+        outcome = await until_complete(
             self.name, lambda asked: self._send_once(asked, reply), request, reply, outcome, follow_s
         )
+        self._elicited.note_refusal(outcome.error, reply)
+        return outcome
 
     def watch(self, uris: frozenset[str]) -> None:
         """See `domain.Upstream.watch`."""

@@ -20,6 +20,7 @@ class RecordingReply:
     waited_s: float = 0.0
     progressed: list[Json] = field(default_factory=list)
     logged: list[Json] = field(default_factory=list)
+    links_done: list[str] = field(default_factory=list)
 
     def can_be_asked(self, method: str, params: Json) -> bool:
         return False
@@ -29,6 +30,9 @@ class RecordingReply:
 
     async def log(self, params: Json) -> None:
         self.logged.append(params)
+
+    def elicited(self, link_id: str) -> None:
+        self.links_done.append(link_id)
 
     async def ask(self, method: str, params: Json) -> Json:
         raise LookupError(method)

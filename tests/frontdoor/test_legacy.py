@@ -10,7 +10,7 @@ import pytest
 from fakes.front import POLICY, Front, events, initialize, request, utc_now
 from fakes.upstream import Hanging, progressing
 from fakes.waiting import until
-from mcp_gateway.domain import Json
+from mcp_gateway.domain import Json, Outcome, OutcomeStatus, Reply, UpstreamRequest
 from mcp_gateway.frontdoor import legacy
 
 TOKEN = {"_meta": {"progressToken": 5}}
@@ -298,6 +298,30 @@ async def test_changed_lists_are_told_on_the_stream_to_those_they_concern(door: 
         tasks.cancel_scope.cancel()
     assert mine.messages == [{"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}]
     assert theirs.messages == []
+
+
+async def test_that_a_link_is_done_is_told_on_the_stream_even_after_the_call_and_before_there_is_one(
+    door: Front,
+) -> None:
+    replies: list[Reply] = []
+
+    async def answering(asked: UpstreamRequest, reply: Reply) -> Outcome:
+        replies.append(reply)
+        return Outcome(OutcomeStatus.OK, {"content": []})
+
+    door.u.script["echo"] = answering
+    session, stream = await door.handshake(), Stream()
+    await door.old(session, "tools/call", {"name": "u__echo"})
+    replies[0].elicited("before")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stream.read, door, session)
+        await until(lambda: stream.messages)
+        replies[0].elicited("after")
+        await until(lambda: len(stream.messages) == 2)
+        tasks.cancel_scope.cancel()
+    assert [(m["method"], m["params"]) for m in stream.messages] == [
+        ("notifications/elicitation/complete", {"elicitationId": link_id}) for link_id in ("before", "after")
+    ]
 
 
 async def test_what_happened_before_the_stream_is_told_once_when_it_opens(door: Front) -> None:
