@@ -95,7 +95,7 @@ def upstream_error(error: RpcError, method: str, era: Era, lacking: Mapping[str,
     code, message = error.code, error.message
     if lacking and era is Era.MODERN:
         needed: Json = {"requiredCapabilities": dict(lacking)}
-        return error_member(RpcError(Code.MISSING_CAPABILITY, "Missing required client capability", needed))
+        return error_member(RpcError(Code.MISSING_CAPABILITY, f"Missing required client capability: {message}", needed))
     if code in _CODES_ABOUT_OUR_OWN_WIRE or (code == Code.MISSING_CAPABILITY and era is Era.LEGACY):
         return error_member(RpcError(Code.INTERNAL_ERROR, f"the upstream refused the request: {message}", error.data))
     if code == URL_ELICITATION_REQUIRED and era is Era.MODERN:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from anyio.abc import TaskGroup
 
 from mcp_gateway import jsonrpc
-from mcp_gateway.domain import Json, Reply, RpcError
+from mcp_gateway.domain import Era, Json, Reply, RpcError
 from mcp_gateway.errors import AgentRefused, Misbehaved, TimedOut, UpstreamError
 from mcp_gateway.jsonrpc import Code
 from mcp_gateway.upstreams import messages
@@ -159,7 +159,7 @@ class Peer:
             del self._waiting[request_id]
             waiting.call.is_over = True
             if cancellable and waiting.answer is None and waiting.error is None:
-                self._note_stray(request_id, reply)
+                self._note_stray(dialect, request_id, reply)
                 self._tell_cancelled(request_id, send)
 
     async def set_level(self, dialect: Dialect, level: str, send: Callable[[bytes], None] | None = None) -> None:
@@ -216,8 +216,9 @@ class Peer:
         except UpstreamError:
             self._listener.dropped["cancellation"] += 1
 
-    def _note_stray(self, request_id: int, reply: Reply) -> None:
-        if reply is not SILENT and self._closed is None and len(self._strays) < MAX_STRAYS:
+    def _note_stray(self, dialect: Dialect, request_id: int, reply: Reply) -> None:
+        may_ask = dialect.era is Era.LEGACY and reply is not SILENT  # a modern upstream asks by answering
+        if may_ask and self._closed is None and len(self._strays) < MAX_STRAYS:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(STRAY_S, self._forget_stray, request_id)
             self._strays[request_id] = _Stray(reply.side, timer)

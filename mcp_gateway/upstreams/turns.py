@@ -36,7 +36,7 @@ class Channel(Protocol):
 C = TypeVar("C", bound=Channel)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class _Comer:
     """One call that wants a turn: whose it is, and whether it may be beside its like only."""
 
@@ -49,7 +49,7 @@ class _Room(Generic[C]):
     """One channel and who is in flight on it."""
 
     channel: C
-    inside: list[_Comer] = field(default_factory=list)
+    inside: dict[_Comer, None] = field(default_factory=dict)
     is_one_sides: bool = False
 
     def fits(self, comer: _Comer) -> bool:
@@ -63,11 +63,11 @@ class _Room(Generic[C]):
         return all(each.side == side for each in self.inside)
 
     def enter(self, comer: _Comer) -> None:
-        self.inside.append(comer)
+        self.inside[comer] = None
         self.is_one_sides = self.is_one_sides or comer.alone
 
     def leave(self, comer: _Comer) -> None:
-        self.inside = [each for each in self.inside if each is not comer]
+        del self.inside[comer]
         self.is_one_sides = self.is_one_sides and bool(self.inside)
 
 
@@ -104,7 +104,7 @@ class Turns(Generic[C]):
     def look_again(self) -> None:
         """Something about a channel is another: perhaps somebody can go now, or nobody can for long."""
         for room in self._rooms:
-            if room.channel.is_asking and room.inside and room.holds_only(room.inside[0].side):
+            if room.channel.is_asking and room.inside and room.holds_only(next(iter(room.inside)).side):
                 room.is_one_sides = True  # or the next question could be of a call that came meanwhile
         self._admit()
 
