@@ -184,7 +184,7 @@ class Request:
         if self.kind in (Kind.RESOURCE, Kind.TEMPLATE):
             return {"uri": self.name}
         arguments = self.params.get("arguments")
-        return arguments if isinstance(arguments, Mapping) else {}  # a dict: guards and audit write it as JSON
+        return arguments if isinstance(arguments, (dict, Mapping)) else {}  # a dict: guards and audit write it as JSON
 
 
 class Effect(StrEnum):
