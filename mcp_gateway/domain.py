@@ -77,7 +77,6 @@ class Strength(StrEnum):
     ANONYMOUS = "anonymous"  # only where an operator wrote `anonymous = "AGENT"` down
 
 
-<<<<<<< HEAD
 @dataclass(frozen=True, slots=True)
 class Budget:
     """How much one started task may use up in all. None: as much as it likes."""
@@ -113,10 +112,7 @@ class StartedTask:
     budget: Budget = field(default_factory=Budget)
 
 
-@dataclass(frozen=True, slots=True)
-=======
 @made_per_call(frozen=True, slots=True)
->>>>>>> e093524 (domain: what every call makes anew is frozen by the type checker)
 class Caller:
     """An agent, the person it acts for when known, and the task it is on; passed explicitly, never ambient."""
 
@@ -238,7 +234,6 @@ class Reason(StrEnum):
     LIST = "list"  # a list: every entry of it was decided by itself
 
 
-<<<<<<< HEAD
 @dataclass(frozen=True, slots=True)
 class Window:
     """How often, or how much in all, within a time that ends now."""
@@ -304,10 +299,7 @@ class Terms:
     """The started task's, as tight as both the policy and whoever started it made it."""
 
 
-@dataclass(frozen=True, slots=True)
-=======
 @made_per_call(frozen=True, slots=True)
->>>>>>> e093524 (domain: what every call makes anew is frozen by the type checker)
 class Decision:
     """What the policy said about one caller and one target, and which line of it said so."""
 

@@ -72,6 +72,8 @@ _OF_THE_HANDSHAKE: Final = ("initialize", "ping", "logging/setLevel", "resources
 
 _AWAY: Final = (UpstreamState.STARTING, UpstreamState.DOWN)
 
+_BUG: Final = "a bug of ours ended a request"
+
 _ENVELOPE_OF_MODERN: Final = ("resultType", "ttlMs", "cacheScope")
 
 
@@ -119,7 +121,10 @@ class Answers:
         except GatewayError as e:
             return answer_to(e, asked.method, asked.era)
         except Exception:
-            return _bug(caller, asked)
+            # The agent learns that it happened, operators what and to whom; the walk has closed its audit entry.
+            log = request_log(asked.request_id, agent=caller.agent, method=asked.method)
+            log.exception(_BUG)
+            return {"error": error_member(INTERNAL_ERROR)}
 
     async def answer_call(self, caller: Caller, asked: Asked, tool: str, reply: Reply) -> Json:
         """`answer` for a tool call that is known to be well-formed."""
@@ -129,7 +134,9 @@ class Answers:
         except GatewayError as e:
             return answer_to(e, asked.method, asked.era)
         except Exception:
-            return _bug(caller, request)
+            log = request_log(request.request_id, agent=caller.agent, method=asked.method)
+            log.exception(_BUG)
+            return {"error": error_member(INTERNAL_ERROR)}
 
     async def _answer(self, caller: Caller, asked: Asked, reply: Reply) -> Json:
         if not speaks(asked.era, asked.method):
@@ -324,13 +331,6 @@ class Answers:
             return {**result, "resultType": kind, "_meta": {**others, META_SERVER: SERVER_INFO}}
         plain = {k: v for k, v in result.items() if k not in _ENVELOPE_OF_MODERN and k != "_meta"}
         return {**plain, "_meta": others} if others else plain
-
-
-def _bug(caller: Caller, asked: Asked | Request) -> Json:
-    """The agent learns that it happened, operators what and to whom; the walk has closed its audit entry."""
-    log = request_log(asked.request_id, agent=caller.agent, method=asked.method)
-    log.exception("a bug of ours ended a request")
-    return {"error": error_member(INTERNAL_ERROR)}
 
 
 def _resource_of(asked: Asked) -> tuple[str, Subscriber]:
