@@ -77,7 +77,7 @@ class Rounds:
 
     async def answer_plain(self, caller: Caller, asked: Asked, put: Callable[[Json], None]) -> Json:
         """`answer` for the first round of a call whose agent cannot be asked anything."""
-        reply = AgentReply(put, asked.params, capabilities=_capabilities(asked), takes_input_required=True)
+        reply = AgentReply(put, asked.params, capabilities=_capabilities(asked), takes_input_required=True, side=caller)
         try:
             answer = await self._answers.answer_call(caller, asked, asked.params["name"], reply)
             return self._relayed(caller, asked, answer, 1)
