@@ -57,13 +57,16 @@ def parse(data: bytes | bytearray | memoryview) -> Any:
     >>> parse(b'{"a": 1}')
     {'a': 1}
     """
-    raw = bytes(data)
+    raw = data if type(data) is bytes else bytes(data)
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as e:
         raise BadRequest("not valid JSON", Code.PARSE_ERROR) from e
     # What is written back as the very same bytes lost no member and no digit on the way in.
-    is_the_same = _is_written_back_as(raw, value)
+    try:
+        is_the_same = orjson.dumps(value) == raw
+    except TypeError:  # nested deeper than orjson writes
+        is_the_same = False
     if is_the_same and len(raw) <= SMALL and raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
         return value
     members, depth = _members_and_depth(value)
@@ -103,13 +106,6 @@ def error_message(request_id: Any, error: RpcError) -> Json:
     if error.data is not None:
         body["data"] = error.data
     return {"jsonrpc": "2.0", "id": request_id, "error": body}
-
-
-def _is_written_back_as(raw: bytes, value: Any) -> bool:
-    try:
-        return orjson.dumps(value) == raw
-    except TypeError:  # nested deeper than orjson writes
-        return False
 
 
 def _count_names(raw: bytes) -> int:

@@ -38,8 +38,14 @@ def upstream_params(target: Target, request: Request) -> Json:
     if request.state is not None:
         sent["requestState"] = request.state
     meta = params.get("_meta")
-    kept = {key: value for key, value in meta.items() if _is_forwarded(key)} if isinstance(meta, Mapping) else {}
-    return {**sent, "_meta": kept} if kept else sent
+    if isinstance(meta, dict):
+        # basic/index "_meta": the token names a request on the agent's connection and means nothing on the upstream's.
+        kept = {
+            key: value for key, value in meta.items() if not (key.startswith(PROTOCOL_PREFIX) or key == "progressToken")
+        }
+        if kept:
+            sent["_meta"] = kept
+    return sent
 
 
 def _object(params: Mapping[str, Any], member: str) -> Json:
@@ -47,7 +53,7 @@ def _object(params: Mapping[str, Any], member: str) -> Json:
     value = params.get(member)
     if value is None:
         return {}
-    if not isinstance(value, Mapping):
+    if not isinstance(value, (dict, Mapping)):
         # Policy conditions saw no arguments in it, so the upstream may not see any either.
         raise BadRequest(f"params.{member} must be an object")
     return {member: value}
@@ -57,8 +63,3 @@ def _reference(target: Target) -> Json:
     if target.kind is Kind.PROMPT:
         return {"type": "ref/prompt", "name": target.name}
     return {"type": "ref/resource", "uri": target.name}
-
-
-def _is_forwarded(key: str) -> bool:
-    # basic/index "_meta": the token names a request on the agent's connection and means nothing on the upstream's.
-    return key != "progressToken" and not key.startswith(PROTOCOL_PREFIX)

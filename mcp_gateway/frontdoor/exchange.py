@@ -306,14 +306,26 @@ class Exchange:
         timer = shared_timer()
         self._begin(timer.loop.time(), hang_up_cancels)
         timer.add(self)
+        answer = None
         try:
-            answer = await self._done(work)
+            if not self._is_cancelled:
+                self._task = asyncio.current_task()
+                answer = await work()
+        except asyncio.CancelledError:
+            # The same as a cancel scope, at a fifth of its cost. Somebody else's cancellation, which may have come as
+            # well, goes its way (as `asyncio.timeout` does it).
+            if not self._is_cancelled or self._task is None or self._task.uncancel() > 0:
+                await self._abandon()
+                raise
         except BaseException:
             await self._abandon()
             raise
         finally:
+            self._task = None
             timer.discard(self)
             closers.discard(key)
+            if self._connection is not None:
+                self._connection.on_hang_up(None)
             if self._watcher is not None:
                 await self._stop_watching()
         if self._early is None:
@@ -338,23 +350,6 @@ class Exchange:
             self._connection.on_hang_up(self.cancel)
         elif hang_up_cancels:
             self._is_watched, self.due = False, now + WATCH_AFTER_S
-
-    async def _done(self, work: Callable[[], Awaitable[tuple[int, Json] | None]]) -> tuple[int, Json] | None:
-        """What the work returns; None if `cancel` ended it. The same as a cancel scope, at a fifth of its cost."""
-        if self._is_cancelled:
-            return None
-        self._task = asyncio.current_task()
-        try:
-            return await work()
-        except asyncio.CancelledError:
-            # Somebody else's cancellation, which may have come as well, goes its way (as `asyncio.timeout` does it).
-            if self._is_cancelled and self._task is not None and self._task.uncancel() <= 0:
-                return None
-            raise
-        finally:
-            self._task = None
-            if self._connection is not None:
-                self._connection.on_hang_up(None)
 
     async def _send_early(self, answer: tuple[int, Json]) -> None:
         await self._stop_watching()

@@ -1,7 +1,8 @@
 """The header lines of one request, looked through once for whoever asks.
 
 An agent sends the same lines with every call but for their `Content-Length`, so what follows from the others alone is
-worked out once for all requests that have them. What says who is calling is never kept.
+worked out once for all requests that have them. What says who is calling is kept nowhere but with the connection that
+brought it, as long as that lasts.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from starlette.types import Scope
+
+from mcp_gateway.frontdoor.http_connection import KEPT
 
 Verdict = TypeVar("Verdict")
 
@@ -82,7 +85,13 @@ def head_of(scope: Scope) -> Head:
     """The header lines of an ASGI request."""
     head = scope.get(_HEAD)
     if head is None:
-        head = scope[_HEAD] = Head(scope["headers"])
+        kept = scope.get(KEPT)  # of the connection whose agent sent these very bytes before
+        head = None if kept is None else kept.get(_HEAD)
+        if head is None:
+            head = Head(scope["headers"])
+            if kept is not None:
+                kept[_HEAD] = head
+        scope[_HEAD] = head
     found: Head = head
     return found
 

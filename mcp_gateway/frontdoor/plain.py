@@ -1,9 +1,9 @@
 """Plain tool calls, known again without looking at everything anew: the head was judged before, the body fits it.
 
 An agent calls its tools again and again with the same header lines. What the door finds in those alone (doorstep,
-route, headers that mirror a body) is kept with the connection that brought them; what is left is the caller, who is asked for
-each time, and the body. Whatever is not plain is None here and goes the long way, which has every check and every
-refusal: this file admits nothing that the long way would not, and refuses nothing.
+route, headers that mirror a body) is kept with the connection that brought them; what is left is the caller, who is
+asked for each time, and the body. Whatever is not plain is None here and goes the long way, which has every check and
+every refusal: this file admits nothing that the long way would not, and refuses nothing.
 """
 
 from __future__ import annotations

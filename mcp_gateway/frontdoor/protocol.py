@@ -9,13 +9,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mcp_gateway.domain import Era, Json, Kind, Transport, Verb
 from mcp_gateway.errors import BadRequest
 from mcp_gateway.frontdoor.subscriber import Subscriber
 from mcp_gateway.jsonrpc import Code
 from mcp_gateway.revisions import LEGACY_VERSIONS, META_CAPABILITIES, META_VERSION, MODERN_VERSIONS, WIRE_TASKS
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as made_per_call
+else:
+    from mcp_gateway.domain import made_per_call
 
 LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
@@ -58,7 +63,7 @@ LIST_CHANGED: Final[Mapping[Kind, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@made_per_call(frozen=True, slots=True)
 class Ask:
     """A JSON-RPC request. `id` keeps its type: `1` and `"1"` are two ids."""
 
@@ -84,7 +89,7 @@ class Answer:
     error: Json | None
 
 
-@dataclass(frozen=True, slots=True)
+@made_per_call(frozen=True, slots=True)
 class Asked:
     """One request of an agent with what its transport knew about it.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any, Final
 
 from mcp_gateway.domain import NOTHING, Json
@@ -32,6 +33,13 @@ Asker = Callable[[str, Json], "asyncio.Future[Json]"]
 class AgentReply:
     """`domain.Reply` for one request: rewrites tokens, filters levels, hands messages to the transport's `put`."""
 
+    # What few calls ever change.
+    _asked_so_far = 0
+    _asking_since = 0.0
+    _waited_s = 0.0
+    _progress: float = -inf
+    _over = False
+
     def __init__(
         self,
         put: Put,
@@ -53,11 +61,6 @@ class AgentReply:
         self.lacking: Mapping[str, Any] = NOTHING
         self._question_ttl_s = question_ttl_s
         self._asking: set[asyncio.Future[Json]] = set()
-        self._asked_so_far = 0
-        self._asking_since = 0.0
-        self._waited_s = 0.0
-        self._over = False
-        self._progress = float("-inf")
         self.attach(put, params, session_log_level)
 
     @property
@@ -124,9 +127,9 @@ class AgentReply:
         meta = meta if isinstance(meta, dict) else NOTHING
         token = meta.get("progressToken")
         self._put = put
-        self._token = token if isinstance(token, (str, int)) and not isinstance(token, bool) else None
+        self._token = token if type(token) is str or type(token) is int else None
         self._level = session_log_level or _known_level(meta.get(META_LOG_LEVEL))
-        self._progress = float("-inf")
+        self._progress = -inf
 
     def detach(self) -> None:
         """Say nothing until there is a request again: the one there was has been answered."""

@@ -81,9 +81,8 @@ class Rounds:
         """`answer` for the first round of a call whose agent cannot be asked anything."""
         reply = AgentReply(put, asked.params, capabilities=_capabilities(asked), takes_input_required=True, side=caller)
         try:
-            return self._relayed(caller, asked, await self._answers.answer(caller, asked, reply), 1)
-        except GatewayError as e:
-            return answer_to(e, asked.method, asked.era)
+            answer = await self._answers.answer_call(caller, asked, asked.params["name"], reply)
+            return self._relayed(caller, asked, answer, 1)
         finally:
             reply.finish()
 

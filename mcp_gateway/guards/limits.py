@@ -44,10 +44,21 @@ def measure(value: Mapping[str, Any]) -> Size:
     >>> measure({"a": [1, "two"]})
     Size(values_at=(1, 1, 2), texts=(1, 3))
     """
-    values_at, texts = [1], list[int]()
-    level: list[Any] = [value]
+    texts = [len(name) for name in value]
+    below: list[Any] = []
+    for each in value.values():
+        if type(each) is str:
+            texts.append(len(each))
+        elif type(each) is dict or type(each) is list:
+            below.append(each)
+    if not below:  # as most arguments are
+        return Size((1, len(value)) if value else (1,), tuple(texts))
+    return _measured([1, len(value)], texts, below)
+
+
+def _measured(values_at: list[int], texts: list[int], level: list[Any]) -> Size:
     while level:
-        below: list[Any] = []
+        below = list[Any]()
         count = 0
         for node in level:
             values = node

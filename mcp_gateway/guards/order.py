@@ -30,10 +30,11 @@ class Guards:
         Raises `BadRequest`, `OverLimit`, `BadArguments`; `Misbehaved` for a tool whose schema cannot be used.
         """
         arguments = request.params.get("arguments")
-        if not (arguments is None or isinstance(arguments, Mapping)):
+        if not (arguments is None or isinstance(arguments, (dict, Mapping))):
             raise BadRequest("params.arguments must be an object")
         calls_a_tool = target.kind is Kind.TOOL and request.verb is Verb.CALL
-        checked = dict(arguments or {}) if calls_a_tool else dict(request.params)
+        checked = arguments or {} if calls_a_tool else request.params
+        checked = checked if type(checked) is dict else dict(checked)
         size = measure(checked)
         check_size(checked, size, self._limits)
         if calls_a_tool:

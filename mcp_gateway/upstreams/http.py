@@ -243,8 +243,17 @@ class Http:
                     yield event
 
     async def _answer_to(self, exchange: Exchange, body: bytes) -> Answer:
+        opening = self._client.open("POST", self.url, exchange.headers, body)
         try:
-            return await self._answer_once(exchange, self._client.open("POST", self.url, exchange.headers, body))
+            try:
+                response = await opening.begin()
+                try:
+                    answer = self._answer_at_once(response, exchange)
+                    return await self._answer_in(response, exchange) if answer is None else answer
+                finally:
+                    opening.end()
+            except WireError as e:
+                raise self._unreachable(str(e)) from e
         except (_StreamEnded, Unreachable) as e:
             # Only an id given by the server makes a stream resumable (2025-11-25 transports, "Resumability").
             if exchange.last_event_id and exchange.dialect.era is Era.LEGACY:
@@ -252,17 +261,6 @@ class Http:
             if isinstance(e, Unreachable):
                 raise
             raise self._unreachable("ended its stream before the answer") from e
-
-    async def _answer_once(self, exchange: Exchange, opening: HttpExchange) -> Answer:
-        try:
-            response = await opening.begin()
-            try:
-                answer = self._answer_at_once(response, exchange)
-                return await self._answer_in(response, exchange) if answer is None else answer
-            finally:
-                opening.end()
-        except WireError as e:
-            raise self._unreachable(str(e)) from e
 
     def _answer_at_once(self, response: HttpResponse, exchange: Exchange) -> Answer | None:
         """The answer in a plain response that has come whole; None: look closer."""

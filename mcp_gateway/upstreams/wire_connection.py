@@ -116,7 +116,11 @@ class Connection(asyncio.Protocol):
         while not self._has_head:
             if self._fault:
                 raise WireError(self._fault)
-            await self._something()
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
 
     def whole(self, max_bytes: int) -> bytes | None:
         """What is left of the body, as it was sent, if all of it is here in one piece of at most `max_bytes`."""
