@@ -78,13 +78,9 @@ class Transactions:
         terms = decision.terms
         if terms is None or target is None:
             return Held(self, decision, target)
-        size = len(jsonrpc.canonical(dict(request.arguments))) if terms.budget and terms.budget.bytes else 0
-        wanted = Wanted(terms, self.now(), target.key, _NOBODY, replace(spending, bytes=spending.bytes + size))
-        if any(offer.needs_approval for offer in terms.offers) or any(flow.needs_approval for flow in terms.flows):
-            binding = _binding(caller, request, target, terms)
-            if len(binding.args) > MAX_SHOWN_BYTES:
-                return self._refused(decision, target, Found(Reason.APPROVAL_PENDING))
-            wanted = replace(wanted, binding=binding)
+        wanted = self._wanted(caller, request, target, terms, spending)
+        if len(wanted.binding.args) > MAX_SHOWN_BYTES:
+            return self._refused(decision, target, Found(Reason.APPROVAL_PENDING))
         found = await self._take(wanted)
         if found.refused is Reason.APPROVAL_PENDING and found.approval:
             await self._on_asking(caller, target, found.approval)
@@ -93,6 +89,10 @@ class Transactions:
             return self._refused(decision, target, found)
         allowed = replace(decision, grant=found.grant or decision.grant, approval=found.approval)
         return Held(self, allowed, target, hold=found.hold, spending=wanted.spending)
+
+    def foreseen(self, caller: Caller, request: Request, target: Target, terms: Terms) -> Found:
+        """What would become of a call at this moment; nothing is taken, and nobody asked. Blocks."""
+        return self.store.would(self._wanted(caller, request, target, terms, _NOTHING))
 
     def now(self) -> int:
         """The time, in microseconds since the epoch."""
@@ -119,6 +119,12 @@ class Transactions:
         self._thread.shutdown()
         if self._opened is not None:
             self._opened.close()
+
+    def _wanted(self, caller: Caller, request: Request, target: Target, terms: Terms, spending: Spending) -> Wanted:
+        size = len(jsonrpc.canonical(dict(request.arguments))) if terms.budget and terms.budget.bytes else 0
+        can_wait = any(offer.needs_approval for offer in terms.offers) or any(f.needs_approval for f in terms.flows)
+        binding = _binding(caller, request, target, terms) if can_wait else _NOBODY
+        return Wanted(terms, self.now(), target.key, binding, replace(spending, bytes=spending.bytes + size))
 
     async def _take(self, wanted: Wanted) -> Found:
         def give_back(found: Found) -> None:

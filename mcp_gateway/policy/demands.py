@@ -115,6 +115,22 @@ def read_context(table: Table) -> frozenset[str]:
     return frozenset(names)
 
 
+def told(demands: Demands) -> tuple[str, ...]:
+    """What a grant demands, in words for operators."""
+    found = []
+    limit, after = demands.limit, demands.after
+    if limit is not None and limit.calls is not None:
+        found.append(f"at most {limit.calls} calls within {limit.per_s:g} s")
+    if limit is not None and limit.amount is not None and limit.at_most is not None:
+        found.append(f"at most {limit.at_most / 1_000_000:g} of {limit.amount.text} within {limit.per_s:g} s")
+    if after is not None:
+        same = f" with the same {', '.join(mine for mine, _ in after.same)}" if after.same else ""
+        found.append(f"{after.pattern.text}{same} within {after.within_s:g} s before")
+    if demands.approval:
+        found.append("a person's approval")
+    return tuple(found)
+
+
 def tightest(one: Budget, other: Budget) -> Budget:
     """The smaller of each pair of bounds. Of costs in two currencies nothing is left: they cannot be compared."""
 

@@ -149,6 +149,14 @@ class State:
     under_way: int
 
 
+class _ForeseenError(Exception):
+    """Ends a transaction that was only tried."""
+
+    def __init__(self, found: Found) -> None:
+        super().__init__()
+        self.found = found
+
+
 class TransactionStore:
     """The one store of a state folder. Every failure is a `StoreUnavailable`. May be used from any thread."""
 
@@ -164,19 +172,15 @@ class TransactionStore:
         """Take what the call needs, or nothing at all."""
         with self.transaction() as db:
             self._tidy(db, wanted.at)
-            hold = secrets.token_hex(8)
-            terms, found = wanted.terms, Found(hold=hold)
-            if terms.budget is not None:
-                spent = self._over_budget(db, terms.budget, wanted)
-                if spent:
-                    return Found(Reason.BUDGET_SPENT, wanted=spent)
-            flow = _flow(db, terms, wanted.at)
-            if flow is not None and not flow.needs_approval:
-                return Found(Reason.FLOW, flow.at)
-            found = _first_that_is_met(db, wanted, found, flow)
-            if found.refused is None:
-                self._take(db, wanted, found)
-            return found
+            return self._reserve(db, wanted)
+
+    def would(self, wanted: Wanted) -> Found:
+        """What `reserve` would say at this moment; nothing is taken, and no person is asked."""
+        try:
+            with self.transaction():
+                raise _ForeseenError(self._reserve(self._db, wanted))
+        except _ForeseenError as e:
+            return e.found
 
     def settle(self, hold: str, scope: str, at: int, target: str, *, marks: Sequence[str], spent: Spending) -> None:
         """The call is over and was sent: what it used stays used, and it leaves `marks` behind."""
@@ -269,6 +273,19 @@ class TransactionStore:
                 db.close()
                 raise
             return db
+
+    def _reserve(self, db: sqlite3.Connection, wanted: Wanted) -> Found:
+        terms = wanted.terms
+        spent = self._over_budget(db, terms.budget, wanted) if terms.budget is not None else ""
+        if spent:
+            return Found(Reason.BUDGET_SPENT, wanted=spent)
+        flow = _flow(db, terms, wanted.at)
+        if flow is not None and not flow.needs_approval:
+            return Found(Reason.FLOW, flow.at)
+        found = _first_that_is_met(db, wanted, Found(hold=secrets.token_hex(8)), flow)
+        if found.refused is None:
+            self._take(db, wanted, found)
+        return found
 
     def _over_budget(self, db: sqlite3.Connection, budget: Budget, wanted: Wanted) -> str:
         """Which part of the budget has no room for the call; empty: all have."""

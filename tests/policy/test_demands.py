@@ -6,7 +6,7 @@ import pytest
 
 from mcp_gateway.domain import Budget
 from mcp_gateway.errors import PolicyInvalid
-from mcp_gateway.policy.demands import tightest
+from mcp_gateway.policy.demands import tightest, told
 from mcp_gateway.policy.document import PolicyDocument, from_sources
 
 GRANT = "[agents.bot]\ntasks = ['t']\n[tasks.t]\n[[tasks.t.grant]]\ntools = ['a/b']\n"
@@ -40,6 +40,12 @@ def test_what_a_grant_demands_is_read() -> None:
         (("id", "id"),),
     )
     assert demands.approval
+    assert told(demands) == (
+        "at most 5 calls within 3600 s",
+        "at most 500.5 of args.amount within 3600 s",
+        "crm/get_* with the same id within 1800 s before",
+        "a person's approval",
+    )
 
 
 def test_a_grant_that_demands_nothing_has_no_demands() -> None:
