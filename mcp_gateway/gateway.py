@@ -253,9 +253,14 @@ class Gateway:
         return target if decide(now.policy, caller, request, target, self._clock()).visible else None
 
     async def _reserve(self, caller: Caller, request: Request, target: Target | None, decision: Decision) -> Held:
+        """Take what the call needs beyond the policy; one that is given up meanwhile has its entry, too."""
         if self._transactions is None:
             raise StoreUnavailable("there is nowhere to keep what calls have used up")
-        return await self._transactions.reserve(caller, request, target, decision)
+        try:
+            return await self._transactions.reserve(caller, request, target, decision)
+        except (StoreUnavailable, CancelledError) as e:
+            await _shielded(self._audit.record(caller, request, target, decision, _outcome_of(e)))
+            raise
 
     def _check_room(self, caller: Caller) -> None:
         if self._under_way[caller.agent] > MAX_CALLS_PER_AGENT:
@@ -278,7 +283,7 @@ def _target_of(catalog: Catalog, request: Request) -> Target | None:
     return catalog.find(request.kind, request.name)
 
 
-async def _shielded(closed: Awaitable[None]) -> None:
+async def _shielded(closed: Awaitable[object]) -> None:
     with CancelScope(shield=True):
         await closed
 

@@ -67,7 +67,8 @@ def decide(policy: Policy, caller: Caller, request: Request, target: Target | No
     if decision is None:
         scope = scope_of(caller, request, target, now)
         decision = _for_verb(policy, request.verb, _weigh(policy, candidates, scope))
-    if not decision.visible or not (policy.has_terms or caller.started is not None):
+    has_more = caller.started is not None or (policy.has_terms and (target.tags or candidates.bears_terms))
+    if not has_more or not decision.visible:
         return decision
     return _with_terms(policy, decision, candidates, caller, request, target, scope)
 
@@ -83,7 +84,7 @@ def refusal(policy: Policy, caller: Caller, now: datetime) -> Reason | None:
         return Reason.TASK_NOT_ASSIGNED
     if caller.started is not None:
         return None if _is_under_way(caller, now) else Reason.TASK_OVER
-    return Reason.TASK_NOT_STARTED if policy.tasks[caller.task].has_to_be_started else None
+    return Reason.TASK_NOT_STARTED if caller.task in policy.tasks_to_start else None
 
 
 def _is_under_way(caller: Caller, now: datetime) -> bool:
