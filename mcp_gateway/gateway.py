@@ -166,7 +166,7 @@ class Gateway:
         target = _target_of(now.catalog, request)
         decision, held = decide(now.policy, caller, request, target, self._clock()), None
         if decision.terms is not None:  # limits, order, approvals, flows, a task's budget: most calls have none
-            held = await self._reserve(caller, request, target, decision)
+            held = await self._reserve(caller, request, target, decision, reply)
             decision = held.decision
         if target is None or not decision.allowed:
             await self._audit.record(caller, request, target, decision, Outcome(OutcomeStatus.REFUSED))
@@ -252,12 +252,14 @@ class Gateway:
         request = Request("", Verb.LIST, "", kind, name, {})
         return target if decide(now.policy, caller, request, target, self._clock()).visible else None
 
-    async def _reserve(self, caller: Caller, request: Request, target: Target | None, decision: Decision) -> Held:
+    async def _reserve(
+        self, caller: Caller, request: Request, target: Target | None, decision: Decision, reply: Reply
+    ) -> Held:
         """Take what the call needs beyond the policy; one that is given up meanwhile has its entry, too."""
         if self._transactions is None:
             raise StoreUnavailable("there is nowhere to keep what calls have used up")
         try:
-            return await self._transactions.reserve(caller, request, target, decision)
+            return await self._transactions.reserve(caller, request, target, decision, reply)
         except (StoreUnavailable, CancelledError) as e:
             await _shielded(self._audit.record(caller, request, target, decision, _outcome_of(e)))
             raise

@@ -128,7 +128,7 @@ def _with_terms(
 
 
 def _offers(candidates: Candidates, task: str, caller: Caller, scope: Scope) -> tuple[Offer, ...] | None:
-    """What the grants that hold ask for, those without a person first; none where one asks for nothing.
+    """What the grants that hold ask for, the fewer people the earlier; none where one asks for nothing.
 
     None: what they ask for cannot be worked out for this call.
     """
@@ -136,7 +136,7 @@ def _offers(candidates: Candidates, task: str, caller: Caller, scope: Scope) -> 
     if any(grant.demands is None for grant in holding):
         return ()
     offers = [made for grant in holding if (made := terms.offer(grant, task, caller, scope)) is not None]
-    return tuple(sorted(offers, key=lambda made: made.needs_approval)) or None
+    return tuple(sorted(offers, key=lambda made: (made.needs_approval, not made.agent_side))) or None
 
 
 def scope_of(caller: Caller, request: Request, target: Target, now: datetime) -> Scope:

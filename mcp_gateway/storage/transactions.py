@@ -132,6 +132,8 @@ class Found:
     """The approval that was used up, or that is waited for."""
     retry_in_s: float | None = None
     """When it can go ahead, where only time is wanted."""
+    agent_side: bool = False
+    """Whether whoever sits at the agent's program may answer, too."""
     wanted: str = ""
     """What has to come first, or which part of a budget is spent."""
 
@@ -234,10 +236,10 @@ class TransactionStore:
         with self.transaction() as db:
             return approval(db, approval_id, now)
 
-    def answer(self, approval_id: str, *, yes: bool, by: str, now: int) -> bool:
+    def answer(self, approval_id: str, *, yes: bool, by: str, now: int, agent_side: bool = False) -> bool:
         """Write a person's answer down; False where nothing of that id waits (any more)."""
         with self.transaction() as db:
-            return answer(db, approval_id, yes=yes, by=by, now=now)
+            return answer(db, approval_id, yes=yes, by=by, now=now, agent_side=agent_side)
 
     def used(self, window: Window, now: int) -> tuple[int, int]:
         """How often, and for how much, a window is used at this moment."""
@@ -337,6 +339,7 @@ def _first_that_is_met(db: sqlite3.Connection, wanted: Wanted, found: Found, flo
     """The first offer whose demands are met; else the best way on: to wait for a person, for another call, for time."""
     refusals: list[Found] = []
     asked: Asked | None = None
+    agent_side = False
     for offer in wanted.terms.offers or (Offer(""),):
         refusal = _refusal(db, offer, wanted)
         if refusal is not None:
@@ -345,12 +348,14 @@ def _first_that_is_met(db: sqlite3.Connection, wanted: Wanted, found: Found, flo
             return replace(found, grant=offer.grant)
         else:
             grant = offer.grant if offer.needs_approval or flow is None else flow.at
-            asked = asked or approval_for(db, wanted.binding, grant, wanted.at)
-            if asked.state == "approved":
-                return replace(found, grant=offer.grant, approval=asked.id)
+            may_answer = all(each.agent_side for each in (offer, flow) if each is not None and each.needs_approval)
+            one = approval_for(db, wanted.binding, grant, wanted.at, agent_side=may_answer)
+            if one.state == "approved":
+                return replace(found, grant=offer.grant, approval=one.id)
+            asked, agent_side = asked or one, agent_side or may_answer
     if asked is not None:
         reason = Reason.APPROVAL_DENIED if asked.state == "denied" else Reason.APPROVAL_PENDING
-        return Found(reason, asked.grant, approval=asked.id)
+        return Found(reason, asked.grant, approval=asked.id, agent_side=agent_side)
     return min(refusals, key=lambda refusal: (refusal.refused is not Reason.LIMIT_REACHED, refusal.retry_in_s or 0))
 
 

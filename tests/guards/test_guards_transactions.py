@@ -385,16 +385,16 @@ async def test_model_calls_settle_what_they_really_took(made: Front) -> None:
     request = Request("r", Verb.CALL, "tools/call", Kind.TOOL, "u__echo", {"name": "u__echo", "arguments": {}})
     target = now.catalog.find(Kind.TOOL, "u__echo")
     decision = decide(now.policy, caller, request, target, utc_now())
-    held = await made.transactions.reserve(caller, request, target, decision, Spending(tokens=90))
-    refused = await made.transactions.reserve(caller, request, target, decision, Spending(tokens=20))
+    held = await made.transactions.reserve(caller, request, target, decision, spending=Spending(tokens=90))
+    refused = await made.transactions.reserve(caller, request, target, decision, spending=Spending(tokens=20))
     assert (held.decision.allowed, refused.decision.reason.value) == (True, "budget_spent")
     held.is_sent = True
     held.spend(tokens=30)
     await held.settle(Outcome(OutcomeStatus.OK))
-    second = await made.transactions.reserve(caller, request, target, decision, Spending(tokens=70))
+    second = await made.transactions.reserve(caller, request, target, decision, spending=Spending(tokens=70))
     assert second.decision.allowed
     await second.settle(Outcome(OutcomeStatus.FAILED))  # never sent: given back
-    third = await made.transactions.reserve(caller, request, target, decision, Spending(tokens=71))
+    third = await made.transactions.reserve(caller, request, target, decision, spending=Spending(tokens=71))
     assert not third.decision.allowed
     scope = decision.terms.scope if decision.terms else ""
     with_store: TransactionStore = made.transactions.store

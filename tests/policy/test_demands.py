@@ -39,7 +39,7 @@ def test_what_a_grant_demands_is_read() -> None:
         1800,
         (("id", "id"),),
     )
-    assert demands.approval
+    assert demands.approval == "person"
     assert told(demands) == (
         "at most 5 calls within 3600 s",
         "at most 500.5 of args.amount within 3600 s",
@@ -74,8 +74,8 @@ def test_flows_are_read_for_one_task_and_for_all() -> None:
     flow = "once = ['reads-private']\nno_more = ['sends-outside']\n"
     document = read(f"{TASK}[[tasks.t.flow]]\n{flow}approval = 'person'\n[[flow]]\n{flow}reason = 'no'\n")
     [own], [everybodys] = document.tasks["t"].flows, document.flows
-    assert (own.once, own.no_more, own.approval) == ({"reads-private"}, {"sends-outside"}, True)
-    assert (everybodys.approval, everybodys.reason, str(everybodys.at)) == (False, "no", "a.toml:8")
+    assert (own.once, own.no_more, own.approval) == ({"reads-private"}, {"sends-outside"}, "person")
+    assert (everybodys.approval, everybodys.reason, str(everybodys.at)) == ("", "no", "a.toml:8")
 
 
 @pytest.mark.parametrize(
