@@ -267,6 +267,8 @@ class Offer:
     window: Window | None = None
     after: After | None = None
     needs_approval: bool = False
+    agent_side: bool = False
+    """Whether whoever sits at the agent's program may approve, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +281,7 @@ class Flow:
     """Without the tags that the target bears itself."""
     needs_approval: bool = False
     """False: it may not do it at all."""
+    agent_side: bool = False
     reason: str = ""
 
 

@@ -166,7 +166,7 @@ class Gateway:
         target = _target_of(now.catalog, request)
         decision, held = decide(now.policy, caller, request, target, self._clock()), None
         if decision.terms is not None:  # limits, order, approvals, flows, a task's budget: most calls have none
-            held = await self._reserve(caller, request, target, decision)
+            held = await self._reserve(caller, request, target, decision, reply)
             decision = held.decision
         if target is None or not decision.allowed:
             await self._audit.record(caller, request, target, decision, Outcome(OutcomeStatus.REFUSED))
@@ -252,10 +252,17 @@ class Gateway:
         request = Request("", Verb.LIST, "", kind, name, {})
         return target if decide(now.policy, caller, request, target, self._clock()).visible else None
 
-    async def _reserve(self, caller: Caller, request: Request, target: Target | None, decision: Decision) -> Held:
+    async def _reserve(
+        self, caller: Caller, request: Request, target: Target | None, decision: Decision, reply: Reply
+    ) -> Held:
+        """Take what the call needs beyond the policy; one that is given up meanwhile has its entry, too."""
         if self._transactions is None:
             raise StoreUnavailable("there is nowhere to keep what calls have used up")
-        return await self._transactions.reserve(caller, request, target, decision)
+        try:
+            return await self._transactions.reserve(caller, request, target, decision, reply)
+        except (StoreUnavailable, CancelledError) as e:
+            await _shielded(self._audit.record(caller, request, target, decision, _outcome_of(e)))
+            raise
 
     def _check_room(self, caller: Caller) -> None:
         if self._under_way[caller.agent] > MAX_CALLS_PER_AGENT:
@@ -278,7 +285,7 @@ def _target_of(catalog: Catalog, request: Request) -> Target | None:
     return catalog.find(request.kind, request.name)
 
 
-async def _shielded(closed: Awaitable[None]) -> None:
+async def _shielded(closed: Awaitable[object]) -> None:
     with CancelScope(shield=True):
         await closed
 

@@ -232,9 +232,9 @@ class Running:
 
         return StdioDoor(self.answers, self.rounds, self.bulletin, caller, self.configuration.settings.max_body_bytes)
 
-    async def _note_asking(self, caller: Caller, target: Target, approval: str) -> None:
+    async def _note_asking(self, caller: Caller, target: Target, approval: str, what: str) -> None:
         detail = {"task": caller.task, "started": caller.started_id, "target": target.key}
-        await self.audit.note("approval", approval, agent=caller.agent, reason="asked", detail=detail)
+        await self.audit.note("approval", approval, agent=caller.agent, reason=what, detail=detail)
 
     def _check_agent(self, agent: str, task: str | None) -> None:
         assignment = self.gateway.assignment(agent)

@@ -38,7 +38,7 @@ _VARIABLE = [
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?(Z|\+00:00)?"), "TIME"),
     (re.compile(r"\b\d\d:\d\d:\d\d\b"), "TIME"),
     (re.compile(r"\bpolicy +[0-9a-f]{8}\b"), "policy HASH"),
-    (re.compile(r"(?:(?<=its id is )|(?<=^revoked ))[0-9A-Za-z]{12}\b|^[0-9A-Za-z]{12}(?= +\w+ +TIME)"), "ID"),
+    (re.compile(r"(?:(?<=its id is )|(?<=^revoked ))[0-9A-Za-z]{12}\b|^[0-9A-Za-z]{12}(?= +[\w-]+ )"), "ID"),
     (re.compile(r"\b[0-9a-f]{27}\b"), "REQUEST"),
     (re.compile(r"(?<= )\d+(?= checkpoints?)"), "N"),
     (re.compile(r"(?<=:\d ) *\d+$"), "MS"),
@@ -196,7 +196,7 @@ def follow(document: Path, at: Terminal, leave_out: Sequence[str] = ()) -> None:
 
 def _write(at: Terminal, name: str, text: str) -> None:
     """A file of the document; `serve` without `[gateway]` would take the port that everybody's takes."""
-    if name == "servers.toml":
+    if name == "servers.toml" and "[gateway]" not in text:
         text += '\n[gateway]\nlisten = "127.0.0.1:8765"\n'
     path = at.folder / name
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -17,15 +18,18 @@ from mcp_gateway.audit.query import escaped
 from mcp_gateway.cli.output import DEFAULT_CONFIG, EXIT_NO, AsJson, ConfigPath, out, print_json, warn
 from mcp_gateway.config.servers import Configuration, load
 from mcp_gateway.config.toml_lines import did_you_mean
-from mcp_gateway.domain import NOTHING, Caller, Json, Kind, Request, Target, Verb
+from mcp_gateway.domain import NOTHING, Caller, Json, Kind, Request, StartedTask, Target, Verb
 from mcp_gateway.errors import Unreachable
+from mcp_gateway.guards.transactions import Transactions
+from mcp_gateway.identity.started import StartedRecord
 from mcp_gateway.identity.task import task_for
 from mcp_gateway.policy.compile import Policy, compile_policy, sources_of
 from mcp_gateway.policy.document import from_sources
 from mcp_gateway.policy.explain import Explanation, explain
+from mcp_gateway.policy.golden import as_if_started
 from mcp_gateway.policy.patterns import Pattern, PatternError, parse_pattern
 from mcp_gateway.telemetry import setup_logging
-from mcp_gateway.wiring import audit_reader, catalog_of, policy_of, utc_now
+from mcp_gateway.wiring import audit_reader, catalog_of, policy_of, started_tasks_of, utc_now
 
 ASK_UPSTREAM_S: Final = 10.0
 MAX_DIGITS: Final = 18
@@ -69,6 +73,8 @@ def why(
     args: Annotated[str, typer.Option(help="The arguments as JSON; without them the answer may be: it depends.")] = "",
     claims: Annotated[str, typer.Option(help="Verified claims as JSON.")] = "",
     person: Annotated[str | None, typer.Option(help="The person the agent acts for.")] = None,
+    context: Annotated[str, typer.Option(help="As if somebody had started the task with this, as JSON.")] = "",
+    started: Annotated[str, typer.Option(help="On this started task: its id, as `task list` shows it.")] = "",
     config: ConfigPath = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -87,26 +93,82 @@ def why(
     policy = policy_of(configuration)
     pattern, arguments, claimed = _pattern(target), _json(args, "--args"), _json(claims, "--claims")
     caller = Caller(agent, task_for(policy.assignments.get(agent), task), person, claims=claimed or NOTHING)
+    caller = _on_a_started_task(configuration, caller, started, _json(context, "--context"))
     _warn_of_strangers(policy, caller)
-    _tell(policy, caller, _find(configuration, pattern, target), arguments, as_json)
+    _tell(configuration, policy, caller, _find(configuration, pattern, target), arguments, as_json)
 
 
-def _tell(policy: Policy, caller: Caller, found: _Found, args: Mapping[str, Any] | None, as_json: bool) -> None:
+def _on_a_started_task(configuration: Configuration, caller: Caller, started: str, context: Json | None) -> Caller:
+    if context is not None:
+        return replace(caller, started=as_if_started(caller.agent, caller.task, context, utc_now()))
+    if not started:
+        return caller
+    record = _record_of(configuration, started)
+    if record is None:
+        raise typer.BadParameter(f"no task has the id {started!r}: see mcp-gateway task list --all")
+    # One that is over is told as it would be if it were not: what it may do, not when, is the question here.
+    task = record.task if record.holds(utc_now()) else replace(record.task, expires=utc_now() + timedelta(hours=1))
+    return replace(caller, task=task.task, person=caller.person or task.person, started=task)
+
+
+def _record_of(configuration: Configuration, started: str) -> StartedRecord | None:
+    with closing(started_tasks_of(configuration)) as tasks:
+        return tasks.find(started)
+
+
+def _tell(
+    configuration: Configuration,
+    policy: Policy,
+    caller: Caller,
+    found: _Found,
+    args: Mapping[str, Any] | None,
+    as_json: bool,
+) -> None:
     target = found.target
     called = Request("why", *_CALLS[target.kind], target.kind, target.name, {"arguments": args or {}})
     is_whole = args is not None or target.kind is Kind.RESOURCE
     request = called if is_whole else replace(called, verb=Verb.LIST, method="")  # lists know no arguments either
     by_name = explain(policy, caller, request, target, utc_now())
     answer = by_name if found.is_offered else explain(policy, caller, called, None, utc_now())
+    moment = _at_this_moment(configuration, caller, request, target, answer)
     if as_json:
-        print_json(answer.to_dict())
+        print_json({**answer.to_dict(), **({"now": moment} if moment else {})})
     else:
         _print_lines(answer)
+        _print_moment(moment)
         if answer is not by_name:
             out.print("if it were offered:")
             _print_lines(by_name)
     if not answer.decision.visible:
         raise typer.Exit(EXIT_NO)
+
+
+def _at_this_moment(
+    configuration: Configuration, caller: Caller, request: Request, target: Target, answer: Explanation
+) -> Json:
+    """What limits, order, approvals, flows and the task's budget come to now; empty where nothing of it bears."""
+    terms = answer.decision.terms
+    if terms is None:
+        return {}
+    settings = configuration.settings
+    with closing(Transactions(settings.state, utc_now, settings.approval_wait_s)) as transactions:
+        found = transactions.foreseen(caller, request, target, terms)
+        state = transactions.store.state(terms.scope, transactions.now())
+    refused = found.refused or ""
+    told: Json = {"allowed": not refused, "reason": str(refused), "by": found.grant, "wanted": found.wanted}
+    return {**told, "retry_in_s": found.retry_in_s, "tags_read": state.tags, "calls_so_far": state.calls}
+
+
+def _print_moment(moment: Json) -> None:
+    if not moment:
+        return
+    by = f" by {moment['by']}" if moment["by"] else ""
+    wanted = f": {moment['wanted']}" if moment["wanted"] else ""
+    again = "" if moment["retry_in_s"] is None else f", again in {moment['retry_in_s']:.0f} s"
+    said = "it goes ahead" if moment["allowed"] else f"it does not ({moment['reason']}{wanted}{again})"
+    out.print(escaped(f"at this moment {said}{by}"))
+    for tag, source in sorted(moment["tags_read"].items()):
+        out.print(escaped(f"  the task has read {tag} ({source})"))
 
 
 def _print_lines(explanation: Explanation) -> None:
@@ -160,7 +222,7 @@ def _tell_entry(configuration: Configuration, number: str, as_json: bool) -> Non
         entry = audit.entry(int(number)) if len(number) <= MAX_DIGITS else None
     if entry is None:
         raise typer.BadParameter(f"there is no entry {number} in {configuration.settings.audit}")
-    explanation = explained_again(entry)
+    explanation = explained_again(entry, _started_then(configuration, entry))
     if as_json:
         print_json({**entry, "explanation": explanation.to_dict() if explanation else None})
         return
@@ -200,14 +262,26 @@ def _warn_of_difference(decided: Json, explanation: Explanation) -> None:
         )
 
 
-def explained_again(entry: Json) -> Explanation | None:
-    """The decision of an entry, from what the audit keeps of it; None for lists, events, and without a policy."""
+def _started_then(configuration: Configuration, entry: Json) -> StartedTask | None:
+    """The started task of an entry; None where there was none, or it is forgotten."""
+    started = (entry["decided"] or {}).get("started")
+    record = _record_of(configuration, started) if started else None
+    return None if record is None else record.task
+
+
+def explained_again(entry: Json, started: StartedTask | None = None) -> Explanation | None:
+    """The decision of an entry, from what the audit keeps of it; None for lists, events, and without a policy.
+
+    `started` is the task it was under, as it was started; what had been used and read then is not known any more.
+    """
     decided, policy, target = entry["decided"], entry["policy"], entry["target"]
     if decided is None or policy is None or policy["text"] is None or decided["kind"] not in _METHODS:
         return None
     then = compile_policy(from_sources(sources_of(policy["text"])))
     at = datetime.fromisoformat(decided["at"])
-    caller = Caller(decided["agent"], decided["task"], decided["person"])
+    if started is not None and started.expires <= at:
+        started = replace(started, expires=at + timedelta(seconds=1))  # it was shortened since
+    caller = Caller(decided["agent"], decided["task"], decided["person"], started=started)
     verb, kind = Verb(decided["kind"]), Kind(target["kind"]) if target else Kind.TOOL
     args = {"arguments": orjson.loads(decided["args"] or "{}")}
     request = Request(decided["request_id"], verb, _METHODS[verb], kind, decided["name"], args)

@@ -32,7 +32,7 @@ _SCALAR: Final = re.compile(
     r"|[^\s,\]}#][^,\]}#\n]*",
     re.DOTALL,
 )
-_FEW: Final = 16
+_FEW: Final = 32
 _ERROR_LINE: Final = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from mcp_gateway import jsonrpc
-from mcp_gateway.domain import Caller, Decision, Effect, Outcome, OutcomeStatus, Reason, Request, Target, Terms
+from mcp_gateway.domain import Caller, Decision, Effect, Outcome, OutcomeStatus, Reason, Reply, Request, Target, Terms
 from mcp_gateway.errors import AgentError, NotNow, OverLimit, StoreUnavailable
+from mcp_gateway.guards.agent_side import answer_of
 from mcp_gateway.storage.approvals import Binding
 from mcp_gateway.storage.transactions import Found, Spending, TransactionStore, Wanted
 
@@ -35,11 +36,12 @@ _SUCCEEDED: Final = (OutcomeStatus.OK, OutcomeStatus.WIRE_TASK)
 _log: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Asking = Callable[[Caller, Target, str], Awaitable[None]]
-"""Is told of a call that begins to wait for a person: who asks, what for, the approval's id."""
+Asking = Callable[[Caller, Target, str, str], Awaitable[None]]
+"""Is told of a call that begins to wait, or was answered at the agent's side: who asks, what for, the approval's id,
+and `asked`, `approved` or `denied`."""
 
 
-async def _nobody_is_told(caller: Caller, target: Target, approval: str) -> None:
+async def _nobody_is_told(caller: Caller, target: Target, approval: str, what: str) -> None:
     return
 
 
@@ -67,6 +69,7 @@ class Transactions:
         request: Request,
         target: Target | None,
         decision: Decision,
+        reply: Reply | None = None,
         spending: Spending = _NOTHING,
     ) -> Held:
         """Take what a call needs, waiting for a person's answer for a bounded time.
@@ -78,21 +81,21 @@ class Transactions:
         terms = decision.terms
         if terms is None or target is None:
             return Held(self, decision, target)
-        size = len(jsonrpc.canonical(dict(request.arguments))) if terms.budget and terms.budget.bytes else 0
-        wanted = Wanted(terms, self.now(), target.key, _NOBODY, replace(spending, bytes=spending.bytes + size))
-        if any(offer.needs_approval for offer in terms.offers) or any(flow.needs_approval for flow in terms.flows):
-            binding = _binding(caller, request, target, terms)
-            if len(binding.args) > MAX_SHOWN_BYTES:
-                return self._refused(decision, target, Found(Reason.APPROVAL_PENDING))
-            wanted = replace(wanted, binding=binding)
+        wanted = self._wanted(caller, request, target, terms, spending)
+        if len(wanted.binding.args) > MAX_SHOWN_BYTES:
+            return self._refused(decision, target, Found(Reason.APPROVAL_PENDING))
         found = await self._take(wanted)
         if found.refused is Reason.APPROVAL_PENDING and found.approval:
-            await self._on_asking(caller, target, found.approval)
-            found = await self._answered(wanted, found)
+            await self._on_asking(caller, target, found.approval, "asked")
+            found = await self._answered(caller, target, wanted, found, reply)
         if found.refused is not None:
             return self._refused(decision, target, found)
         allowed = replace(decision, grant=found.grant or decision.grant, approval=found.approval)
         return Held(self, allowed, target, hold=found.hold, spending=wanted.spending)
+
+    def foreseen(self, caller: Caller, request: Request, target: Target, terms: Terms) -> Found:
+        """What would become of a call at this moment; nothing is taken, and nobody asked. Blocks."""
+        return self.store.would(self._wanted(caller, request, target, terms, _NOTHING))
 
     def now(self) -> int:
         """The time, in microseconds since the epoch."""
@@ -120,6 +123,12 @@ class Transactions:
         if self._opened is not None:
             self._opened.close()
 
+    def _wanted(self, caller: Caller, request: Request, target: Target, terms: Terms, spending: Spending) -> Wanted:
+        size = len(jsonrpc.canonical(dict(request.arguments))) if terms.budget and terms.budget.bytes else 0
+        can_wait = any(offer.needs_approval for offer in terms.offers) or any(f.needs_approval for f in terms.flows)
+        binding = _binding(caller, request, target, terms) if can_wait else _NOBODY
+        return Wanted(terms, self.now(), target.key, binding, replace(spending, bytes=spending.bytes + size))
+
     async def _take(self, wanted: Wanted) -> Found:
         def give_back(found: Found) -> None:
             if found.refused is None:
@@ -127,8 +136,16 @@ class Transactions:
 
         return await self.in_thread(lambda store: store.reserve(wanted), give_back)
 
-    async def _answered(self, wanted: Wanted, found: Found) -> Found:
+    async def _answered(
+        self, caller: Caller, target: Target, wanted: Wanted, found: Found, reply: Reply | None
+    ) -> Found:
         """Hold the call until a person has answered, for as long as the agent can be expected to wait."""
+        yes = await answer_of(reply, wanted.binding) if found.agent_side and reply is not None else None
+        if yes is not None:
+            await self._on_asking(caller, target, found.approval, "approved" if yes else "denied")
+            by, now = f"the agent's side ({caller.agent})", self.now()
+            await self.in_thread(lambda store: store.answer(found.approval, yes=yes, by=by, now=now, agent_side=True))
+            return await self._take(replace(wanted, at=now))
         try:
             async with asyncio.timeout(self._approval_wait_s):
                 # The answer comes from another process, as a rule: there is nothing to be told of it by.

@@ -49,11 +49,11 @@ class Candidates:
     """The decision, where no condition has a say in it."""
     first_calls: tuple[FirstCall, ...] = ()
     """What this target's calls are waited for by."""
+    demanding: bool = False
+    """Whether a grant asks for more than its condition."""
 
-    @property
-    def demanding(self) -> bool:
-        """Whether a grant asks for more than its condition."""
-        return any(candidate.grant.demands is not None for candidate in self.grants)
+    bears_terms: bool = False
+    """Whether a call can have more to meet than conditions, its tags aside."""
 
 
 class Policy:
@@ -77,6 +77,8 @@ class Policy:
             grant.demands is not None for task in document.tasks.values() for grant in task.grants
         )
         """Whether any call can have to meet more than conditions."""
+        self.tasks_to_start = frozenset(task.name for task in document.tasks.values() if task.has_to_be_started)
+        """Those that exist only while somebody has started them."""
         self._refusals = {reason: Decision(Effect.DENIED, reason, policy_version=self.version) for reason in Reason}
         self._remembered: dict[tuple[str, Kind, str, str], Candidates] = {}
 
@@ -104,7 +106,9 @@ class Policy:
         grants = self._matching(written.grants, kind, upstream, name, is_deny=False)
         waiting = self._first_calls[task]
         first_calls = tuple(f for f in waiting if f.pattern.allows(kind, upstream, name) is Match.ALL)
-        return Candidates(denies, grants, self._settle(denies, grants), first_calls)
+        demanding = any(grant.grant.demands is not None for grant in grants)
+        settled = self._settle(denies, grants)
+        return Candidates(denies, grants, settled, first_calls, demanding, demanding or bool(first_calls))
 
     def _matching(
         self, lines: Sequence[Grant], kind: Kind, upstream: str, name: str, *, is_deny: bool

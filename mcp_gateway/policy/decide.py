@@ -67,7 +67,8 @@ def decide(policy: Policy, caller: Caller, request: Request, target: Target | No
     if decision is None:
         scope = scope_of(caller, request, target, now)
         decision = _for_verb(policy, request.verb, _weigh(policy, candidates, scope))
-    if not decision.visible or not (policy.has_terms or caller.started is not None):
+    has_more = caller.started is not None or (policy.has_terms and (target.tags or candidates.bears_terms))
+    if not has_more or not decision.visible:
         return decision
     return _with_terms(policy, decision, candidates, caller, request, target, scope)
 
@@ -83,7 +84,7 @@ def refusal(policy: Policy, caller: Caller, now: datetime) -> Reason | None:
         return Reason.TASK_NOT_ASSIGNED
     if caller.started is not None:
         return None if _is_under_way(caller, now) else Reason.TASK_OVER
-    return Reason.TASK_NOT_STARTED if policy.tasks[caller.task].has_to_be_started else None
+    return Reason.TASK_NOT_STARTED if caller.task in policy.tasks_to_start else None
 
 
 def _is_under_way(caller: Caller, now: datetime) -> bool:
@@ -127,7 +128,7 @@ def _with_terms(
 
 
 def _offers(candidates: Candidates, task: str, caller: Caller, scope: Scope) -> tuple[Offer, ...] | None:
-    """What the grants that hold ask for, those without a person first; none where one asks for nothing.
+    """What the grants that hold ask for, the fewer people the earlier; none where one asks for nothing.
 
     None: what they ask for cannot be worked out for this call.
     """
@@ -135,7 +136,7 @@ def _offers(candidates: Candidates, task: str, caller: Caller, scope: Scope) -> 
     if any(grant.demands is None for grant in holding):
         return ()
     offers = [made for grant in holding if (made := terms.offer(grant, task, caller, scope)) is not None]
-    return tuple(sorted(offers, key=lambda made: made.needs_approval)) or None
+    return tuple(sorted(offers, key=lambda made: (made.needs_approval, not made.agent_side))) or None
 
 
 def scope_of(caller: Caller, request: Request, target: Target, now: datetime) -> Scope:

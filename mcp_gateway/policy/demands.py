@@ -59,7 +59,8 @@ class Demands:
 
     limit: Limit | None = None
     after: FirstCall | None = None
-    approval: bool = False
+    approval: str = ""
+    """`person`, or `agent-side`; empty: none is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ class FlowRule:
     once: frozenset[str]
     no_more: frozenset[str]
     """Targets with any of these tags."""
-    approval: bool
-    """True: it may, when a person approves."""
+    approval: str
+    """Who may let it through all the same: `person`, or `agent-side`; empty: nobody."""
     reason: str
 
 
@@ -113,6 +114,22 @@ def read_context(table: Table) -> frozenset[str]:
             fix = f"letters, digits and _, a letter first, and neither of {', '.join(sorted(OWN_FIELDS))}"
             table.complain(("context", index), f"{name!r} cannot be the name of something in 'context'", fix)
     return frozenset(names)
+
+
+def told(demands: Demands) -> tuple[str, ...]:
+    """What a grant demands, in words for operators."""
+    found = []
+    limit, after = demands.limit, demands.after
+    if limit is not None and limit.calls is not None:
+        found.append(f"at most {limit.calls} calls within {limit.per_s:g} s")
+    if limit is not None and limit.amount is not None and limit.at_most is not None:
+        found.append(f"at most {limit.at_most / 1_000_000:g} of {limit.amount.text} within {limit.per_s:g} s")
+    if after is not None:
+        same = f" with the same {', '.join(mine for mine, _ in after.same)}" if after.same else ""
+        found.append(f"{after.pattern.text}{same} within {after.within_s:g} s before")
+    if demands.approval:
+        found.append("a person's approval" if demands.approval == "person" else "approval at the agent's side")
+    return tuple(found)
 
 
 def tightest(one: Budget, other: Budget) -> Budget:
@@ -184,11 +201,12 @@ def _same(table: Table) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(written.items(), key=lambda pair: (pair[1], pair[0])))
 
 
-def _approval(table: Table) -> bool:
+def _approval(table: Table) -> str:
     text = table.text("approval")
-    if text not in (None, "person"):
-        table.complain(("approval",), f"'approval' cannot be {text!r}", 'write approval = "person", or leave it out')
-    return text is not None
+    if text not in (None, "person", "agent-side"):
+        fix = 'write approval = "person" (or "agent-side"), or leave it out'
+        table.complain(("approval",), f"'approval' cannot be {text!r}", fix)
+    return text or ""
 
 
 def _cost(table: Table) -> tuple[int | None, str]:

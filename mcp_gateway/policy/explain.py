@@ -14,6 +14,7 @@ from mcp_gateway.domain import Caller, Decision, Effect, Request, Target
 from mcp_gateway.policy.compile import Candidate, Policy
 from mcp_gateway.policy.conditions import TRUE, LeafTrace, Scope, describe
 from mcp_gateway.policy.decide import decide, holds, refusal, scope_of
+from mcp_gateway.policy.demands import told
 from mcp_gateway.policy.document import Grant
 
 
@@ -45,6 +46,8 @@ class Line:
     parts: tuple[Part, ...]
     decided: bool
     """Whether the decision names this line."""
+    demands: tuple[str, ...] = ()
+    """What it asks for besides its condition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class Explanation:
             "agent": self.agent,
             "task": self.task,
             "target": self.target,
-            "decision": {name: str(value) for name, value in asdict(self.decision).items()},
+            "decision": {name: str(value) for name, value in asdict(replace(self.decision, terms=None)).items()},
             "lines": [asdict(line) for line in self.lines],
             "others": [{"agent": o.agent, "task": o.task, "effect": str(o.effect)} for o in self.others],
         }
@@ -131,6 +134,7 @@ def _line(effect: str, grant: Grant, candidate: Candidate | None, scope: Scope, 
         value=value,
         parts=parts,
         decided=candidate is not None and str(grant.at) == decision.grant,
+        demands=told(grant.demands) if grant.demands else (),
     )
 
 
@@ -160,6 +164,7 @@ def _line_text(line: Line) -> Iterator[str]:
         yield f"{mark} {line.effect} {line.at}: not matched ({', '.join(line.patterns)})"
         return
     yield f"{mark} {line.effect} {line.at}: {line.matched} matches, {_verdict(line)}"
+    yield from (f"    asks for {demand}" for demand in line.demands)
     for part in line.parts:
         problem = f": {part.problem}" if part.problem else ""
         yield f"    {'*' if part.decided else ' '} {' '.join(part.text.split())}  ->  {part.value}{problem}"

@@ -7,6 +7,7 @@
     tool = "billing/refund"              # upstream/name; prompt: and resource: as in policies
     args = { amount = 40 }               # absent: judged as a list, so that "depends" is possible
     claims = { approval_limit = 50 }     # optional, as are person, annotations, tags, now
+    context = { customer = 42 }          # optional: somebody has started the task, about this
     expect = "allow"                     # "allow", "deny" or "depends"
 
 Asks `decide` as every list and every call does. The target need not exist.
@@ -16,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from mcp_gateway.config.toml_lines import Lines, parse
-from mcp_gateway.domain import Caller, Decision, Effect, Kind, Request, Target, Verb
+from mcp_gateway.domain import Caller, Decision, Effect, Kind, Request, StartedTask, Target, Verb
 from mcp_gateway.errors import Complaint, ConfigInvalid, PolicyInvalid
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.decide import decide
@@ -40,6 +41,7 @@ _KEYS: Final[Mapping[str, tuple[type, str]]] = {
     "tool": (str, "a text"),
     "args": (dict, "a table"),
     "claims": (dict, "a table"),
+    "context": (dict, "a table"),
     "person": (str, "a text"),
     "annotations": (dict, "a table"),
     "tags": (list, "a list"),
@@ -101,8 +103,15 @@ def question(policy: Policy, case: Mapping[str, Any], now: datetime) -> Question
     verb, method, list_method = _USES[kind]
     is_list = "args" not in case
     definition = {"annotations": case.get("annotations", {})}
+    now = case.get("now", now)
     return Question(
-        Caller(case["agent"], task, person=case.get("person"), claims=case.get("claims", {})),
+        Caller(
+            case["agent"],
+            task,
+            person=case.get("person"),
+            claims=case.get("claims", {}),
+            started=as_if_started(case["agent"], task, case["context"], now) if "context" in case else None,
+        ),
         Request(
             request_id="policy-test",
             verb=Verb.LIST if is_list else verb,
@@ -112,8 +121,13 @@ def question(policy: Policy, case: Mapping[str, Any], now: datetime) -> Question
             params={} if is_list else {"arguments": case["args"]},
         ),
         Target(kind, pattern.upstream, name, name, definition, "", frozenset(case.get("tags", ()))),
-        case.get("now", now),
+        now,
     )
+
+
+def as_if_started(agent: str, task: str | None, context: Mapping[str, Any], now: datetime) -> StartedTask:
+    """A task as somebody could have started it, with an hour to go."""
+    return StartedTask("as-if", agent, task or "", now + timedelta(hours=1), context)
 
 
 def _cases(path: Path, complaints: list[Complaint]) -> list[tuple[Mapping[str, Any], Lines, int]]:
@@ -156,7 +170,7 @@ def _problem(key: str, value: Any) -> str | None:
         return _target_problem(value)
     if key == "tags" and not all(isinstance(tag, str) for tag in value):
         return "'tags' must be a list of texts"
-    if key in ("args", "claims", "annotations") and not _is_json(value):
+    if key in ("args", "claims", "context", "annotations") and not _is_json(value):
         return f"{key!r} holds a date: JSON has none, write it as a text"
     return None
 

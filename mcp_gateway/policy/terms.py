@@ -35,7 +35,8 @@ def offer(grant: Grant, task: str, caller: Caller, scope: Scope) -> Offer | None
     after = None if demands.after is None else _after(demands.after, scope.args)
     if (demands.limit is None) != (window is None) or (demands.after is None) != (after is None):
         return None
-    return Offer(str(grant.at), window, after, demands.approval)
+    approval = demands.approval
+    return Offer(str(grant.at), window, after, bool(approval), approval == "agent-side")
 
 
 def bearing(rules: Sequence[FlowRule], request: Request, target: Target) -> tuple[Flow, ...]:
@@ -46,7 +47,9 @@ def bearing(rules: Sequence[FlowRule], request: Request, target: Target) -> tupl
     found = []
     for rule in rules:
         if rule.no_more & target.tags and (is_new or not rule.approval or request.verb not in USES):
-            found.append(Flow(str(rule.at), rule.once - target.tags, rule.approval and is_new, rule.reason))
+            can_wait = bool(rule.approval) and is_new
+            agent_side = can_wait and rule.approval == "agent-side"
+            found.append(Flow(str(rule.at), rule.once - target.tags, can_wait, agent_side, rule.reason))
     return tuple(found)
 
 

@@ -45,6 +45,7 @@ CREATE TABLE approvals (
     state       TEXT NOT NULL,      -- pending | approved | denied | used
     answered_at INTEGER,
     answered_by TEXT,
+    agent_side  INTEGER NOT NULL DEFAULT 0,  -- answered by whoever sits at the agent's program
     hold        TEXT                -- the call that used it
 ) STRICT, WITHOUT ROWID
 """,
@@ -100,12 +101,16 @@ class Approval:
     answered_by: str | None
 
 
-def approval_for(db: sqlite3.Connection, binding: Binding, grant: str, now: int) -> Asked:
-    """The answer that stands for exactly this call; a new question where there is none."""
+def approval_for(db: sqlite3.Connection, binding: Binding, grant: str, now: int, *, agent_side: bool = False) -> Asked:
+    """The answer that stands for exactly this call; a new question where there is none.
+
+    `agent_side`: an approval of whoever sits at the agent's program is good enough.
+    """
     row = db.execute(
         "SELECT id, state, grant_at FROM approvals WHERE binding = ? AND state <> 'used' AND expires_at > ?"
+        " AND (? OR NOT agent_side OR state <> 'approved')"
         " ORDER BY state = 'approved' DESC, state = 'denied' DESC LIMIT 1",
-        (binding.digest, now),
+        (binding.digest, now, agent_side),
     ).fetchone()
     if row is not None:
         return Asked(*row)
@@ -128,14 +133,14 @@ def approval(db: sqlite3.Connection, approval_id: str, now: int) -> Approval | N
     return None if row is None else _approval(row, now)
 
 
-def answer(db: sqlite3.Connection, approval_id: str, *, yes: bool, by: str, now: int) -> bool:
+def answer(db: sqlite3.Connection, approval_id: str, *, yes: bool, by: str, now: int, agent_side: bool = False) -> bool:
     """Write a person's answer down; False where nothing of that id waits (any more)."""
     update = (
-        "UPDATE approvals SET state = ?, answered_at = ?, answered_by = ?, expires_at = ?"
+        "UPDATE approvals SET state = ?, answered_at = ?, answered_by = ?, expires_at = ?, agent_side = ?"
         " WHERE id = ? AND state = 'pending' AND expires_at > ?"
     )
     state = "approved" if yes else "denied"
-    return db.execute(update, (state, now, by, now + GOOD_FOR, approval_id, now)).rowcount > 0
+    return db.execute(update, (state, now, by, now + GOOD_FOR, agent_side, approval_id, now)).rowcount > 0
 
 
 def _ask(db: sqlite3.Connection, binding: Binding, grant: str, now: int) -> Asked:

@@ -132,6 +132,8 @@ class Found:
     """The approval that was used up, or that is waited for."""
     retry_in_s: float | None = None
     """When it can go ahead, where only time is wanted."""
+    agent_side: bool = False
+    """Whether whoever sits at the agent's program may answer, too."""
     wanted: str = ""
     """What has to come first, or which part of a budget is spent."""
 
@@ -149,6 +151,14 @@ class State:
     under_way: int
 
 
+class _ForeseenError(Exception):
+    """Ends a transaction that was only tried."""
+
+    def __init__(self, found: Found) -> None:
+        super().__init__()
+        self.found = found
+
+
 class TransactionStore:
     """The one store of a state folder. Every failure is a `StoreUnavailable`. May be used from any thread."""
 
@@ -164,19 +174,15 @@ class TransactionStore:
         """Take what the call needs, or nothing at all."""
         with self.transaction() as db:
             self._tidy(db, wanted.at)
-            hold = secrets.token_hex(8)
-            terms, found = wanted.terms, Found(hold=hold)
-            if terms.budget is not None:
-                spent = self._over_budget(db, terms.budget, wanted)
-                if spent:
-                    return Found(Reason.BUDGET_SPENT, wanted=spent)
-            flow = _flow(db, terms, wanted.at)
-            if flow is not None and not flow.needs_approval:
-                return Found(Reason.FLOW, flow.at)
-            found = _first_that_is_met(db, wanted, found, flow)
-            if found.refused is None:
-                self._take(db, wanted, found)
-            return found
+            return self._reserve(db, wanted)
+
+    def would(self, wanted: Wanted) -> Found:
+        """What `reserve` would say at this moment; nothing is taken, and no person is asked."""
+        try:
+            with self.transaction():
+                raise _ForeseenError(self._reserve(self._db, wanted))
+        except _ForeseenError as e:
+            return e.found
 
     def settle(self, hold: str, scope: str, at: int, target: str, *, marks: Sequence[str], spent: Spending) -> None:
         """The call is over and was sent: what it used stays used, and it leaves `marks` behind."""
@@ -230,10 +236,10 @@ class TransactionStore:
         with self.transaction() as db:
             return approval(db, approval_id, now)
 
-    def answer(self, approval_id: str, *, yes: bool, by: str, now: int) -> bool:
+    def answer(self, approval_id: str, *, yes: bool, by: str, now: int, agent_side: bool = False) -> bool:
         """Write a person's answer down; False where nothing of that id waits (any more)."""
         with self.transaction() as db:
-            return answer(db, approval_id, yes=yes, by=by, now=now)
+            return answer(db, approval_id, yes=yes, by=by, now=now, agent_side=agent_side)
 
     def used(self, window: Window, now: int) -> tuple[int, int]:
         """How often, and for how much, a window is used at this moment."""
@@ -269,6 +275,19 @@ class TransactionStore:
                 db.close()
                 raise
             return db
+
+    def _reserve(self, db: sqlite3.Connection, wanted: Wanted) -> Found:
+        terms = wanted.terms
+        spent = self._over_budget(db, terms.budget, wanted) if terms.budget is not None else ""
+        if spent:
+            return Found(Reason.BUDGET_SPENT, wanted=spent)
+        flow = _flow(db, terms, wanted.at)
+        if flow is not None and not flow.needs_approval:
+            return Found(Reason.FLOW, flow.at)
+        found = _first_that_is_met(db, wanted, Found(hold=secrets.token_hex(8)), flow)
+        if found.refused is None:
+            self._take(db, wanted, found)
+        return found
 
     def _over_budget(self, db: sqlite3.Connection, budget: Budget, wanted: Wanted) -> str:
         """Which part of the budget has no room for the call; empty: all have."""
@@ -320,6 +339,7 @@ def _first_that_is_met(db: sqlite3.Connection, wanted: Wanted, found: Found, flo
     """The first offer whose demands are met; else the best way on: to wait for a person, for another call, for time."""
     refusals: list[Found] = []
     asked: Asked | None = None
+    agent_side = False
     for offer in wanted.terms.offers or (Offer(""),):
         refusal = _refusal(db, offer, wanted)
         if refusal is not None:
@@ -328,12 +348,14 @@ def _first_that_is_met(db: sqlite3.Connection, wanted: Wanted, found: Found, flo
             return replace(found, grant=offer.grant)
         else:
             grant = offer.grant if offer.needs_approval or flow is None else flow.at
-            asked = asked or approval_for(db, wanted.binding, grant, wanted.at)
-            if asked.state == "approved":
-                return replace(found, grant=offer.grant, approval=asked.id)
+            may_answer = all(each.agent_side for each in (offer, flow) if each is not None and each.needs_approval)
+            one = approval_for(db, wanted.binding, grant, wanted.at, agent_side=may_answer)
+            if one.state == "approved":
+                return replace(found, grant=offer.grant, approval=one.id)
+            asked, agent_side = asked or one, agent_side or may_answer
     if asked is not None:
         reason = Reason.APPROVAL_DENIED if asked.state == "denied" else Reason.APPROVAL_PENDING
-        return Found(reason, asked.grant, approval=asked.id)
+        return Found(reason, asked.grant, approval=asked.id, agent_side=agent_side)
     return min(refusals, key=lambda refusal: (refusal.refused is not Reason.LIMIT_REACHED, refusal.retry_in_s or 0))
 
 

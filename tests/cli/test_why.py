@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 from written import DENIED, REFUSED, Writer, some_work, write
 
-from mcp_gateway.domain import Decision, Effect, Reason
+from mcp_gateway.domain import Decision, Effect, Reason, Terms
+from mcp_gateway.storage.approvals import Binding
+from mcp_gateway.storage.transactions import Spending, TransactionStore, Wanted
+from mcp_gateway.wiring import utc_now
 
 
 def test_the_line_that_allows_is_named(operator: Any) -> None:
@@ -144,3 +147,51 @@ def test_what_agents_wrote_cannot_colour_the_terminal(operator: Any) -> None:
     text = operator.run("why", str(call["seq"])).stdout
     assert "x\\x1b[31m\\u202e[red]" in text
     assert text.replace("\n", "").isprintable()
+
+
+TASKS = """
+[agents.bot]
+tasks = ["ticket"]
+default_task = "ticket"
+
+[tasks.ticket]
+context = ["path"]
+
+[[tasks.ticket.grant]]
+tools = ["files/echo"]
+when = "args.path == task.path"
+limit = { calls = 1, per = "1h" }
+"""
+
+
+def test_what_a_call_still_has_to_meet_is_told_and_nothing_is_used_up(operator: Any) -> None:
+    operator.write({"policies/agents.toml": TASKS})
+    words = ("why", "bot", "files/echo", "--args", '{"path": "a"}')
+    assert operator.json(*words, exits=1)["decision"]["reason"] == "task_not_started"
+    for _ in range(2):
+        text = operator.run(*words, "--context", '{"path": "a"}').stdout
+        assert "asks for at most 1 calls within 3600 s" in text
+        assert "at this moment it goes ahead by policies/agents.toml:9" in text
+
+
+def test_what_a_started_task_may_do_is_told_with_what_it_has_read(operator: Any) -> None:
+    operator.write({"policies/agents.toml": TASKS})
+    started = operator.json("task", "start", "bot", "ticket", "--set", "path=a")["id"]
+    store = TransactionStore(operator.folder / ".mcp-gateway")
+    at = int(utc_now().timestamp() * 1_000_000)
+    binding = Binding("", "", None, "", "", "", "", "")
+    found = store.reserve(Wanted(Terms(started, reads=frozenset({"reads-private"})), at, "files/secret", binding))
+    store.settle(found.hold, started, at, "files/secret", marks=(), spent=Spending())
+    store.close()
+    words = ("why", "bot", "files/echo", "--started", started, "--args", '{"path": "a"}')
+    assert "the task has read reads-private (files/secret)" in operator.run(*words).stdout
+    assert operator.json(*words)["now"] == {
+        "allowed": True,
+        "reason": "",
+        "by": "policies/agents.toml:9",
+        "wanted": "",
+        "retry_in_s": None,
+        "tags_read": {"reads-private": "files/secret"},
+        "calls_so_far": 0,
+    }
+    operator.run("why", "bot", "files/echo", "--started", "nothing", exits=2)

@@ -269,6 +269,23 @@ async def test_a_held_call_goes_through_when_it_is_approved_meanwhile(made: Fron
     made.transactions.close()
 
 
+async def test_a_held_call_that_is_given_up_is_written_down_and_sends_nothing(made: Front, tmp_path: Path) -> None:
+    under(made, PERSON)
+    made.gateway._transactions = made.transactions = Transactions(tmp_path / "state", utc_now, 10)
+    holding = asyncio.create_task(ask(made))
+
+    async def is_waiting() -> bool:
+        now = made.transactions.now()
+        return bool(await made.transactions.in_thread(lambda store: store.approvals(now)))
+
+    await until(is_waiting)
+    holding.cancel()
+    await asyncio.gather(holding, return_exceptions=True)
+    assert made.rows("decision, outcome") == [("allowed", "cancelled")]
+    assert made.u.asked == []
+    made.transactions.close()
+
+
 async def test_a_call_a_person_declined_stays_declined(made: Front) -> None:
     under(made, PERSON)
     with pytest.raises(NotNow):
@@ -352,6 +369,7 @@ async def test_a_store_that_cannot_be_written_lets_nothing_through(made: Front, 
     with pytest.raises(StoreUnavailable):
         await ask(made)
     assert made.u.asked == []
+    assert made.rows("outcome") == [("failed",)]
 
 
 async def test_calls_without_terms_open_no_store(made: Front, tmp_path: Path) -> None:
@@ -367,16 +385,16 @@ async def test_model_calls_settle_what_they_really_took(made: Front) -> None:
     request = Request("r", Verb.CALL, "tools/call", Kind.TOOL, "u__echo", {"name": "u__echo", "arguments": {}})
     target = now.catalog.find(Kind.TOOL, "u__echo")
     decision = decide(now.policy, caller, request, target, utc_now())
-    held = await made.transactions.reserve(caller, request, target, decision, Spending(tokens=90))
-    refused = await made.transactions.reserve(caller, request, target, decision, Spending(tokens=20))
+    held = await made.transactions.reserve(caller, request, target, decision, spending=Spending(tokens=90))
+    refused = await made.transactions.reserve(caller, request, target, decision, spending=Spending(tokens=20))
     assert (held.decision.allowed, refused.decision.reason.value) == (True, "budget_spent")
     held.is_sent = True
     held.spend(tokens=30)
     await held.settle(Outcome(OutcomeStatus.OK))
-    second = await made.transactions.reserve(caller, request, target, decision, Spending(tokens=70))
+    second = await made.transactions.reserve(caller, request, target, decision, spending=Spending(tokens=70))
     assert second.decision.allowed
     await second.settle(Outcome(OutcomeStatus.FAILED))  # never sent: given back
-    third = await made.transactions.reserve(caller, request, target, decision, Spending(tokens=71))
+    third = await made.transactions.reserve(caller, request, target, decision, spending=Spending(tokens=71))
     assert not third.decision.allowed
     scope = decision.terms.scope if decision.terms else ""
     with_store: TransactionStore = made.transactions.store

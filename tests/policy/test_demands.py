@@ -6,7 +6,7 @@ import pytest
 
 from mcp_gateway.domain import Budget
 from mcp_gateway.errors import PolicyInvalid
-from mcp_gateway.policy.demands import tightest
+from mcp_gateway.policy.demands import tightest, told
 from mcp_gateway.policy.document import PolicyDocument, from_sources
 
 GRANT = "[agents.bot]\ntasks = ['t']\n[tasks.t]\n[[tasks.t.grant]]\ntools = ['a/b']\n"
@@ -39,7 +39,13 @@ def test_what_a_grant_demands_is_read() -> None:
         1800,
         (("id", "id"),),
     )
-    assert demands.approval
+    assert demands.approval == "person"
+    assert told(demands) == (
+        "at most 5 calls within 3600 s",
+        "at most 500.5 of args.amount within 3600 s",
+        "crm/get_* with the same id within 1800 s before",
+        "a person's approval",
+    )
 
 
 def test_a_grant_that_demands_nothing_has_no_demands() -> None:
@@ -68,8 +74,8 @@ def test_flows_are_read_for_one_task_and_for_all() -> None:
     flow = "once = ['reads-private']\nno_more = ['sends-outside']\n"
     document = read(f"{TASK}[[tasks.t.flow]]\n{flow}approval = 'person'\n[[flow]]\n{flow}reason = 'no'\n")
     [own], [everybodys] = document.tasks["t"].flows, document.flows
-    assert (own.once, own.no_more, own.approval) == ({"reads-private"}, {"sends-outside"}, True)
-    assert (everybodys.approval, everybodys.reason, str(everybodys.at)) == (False, "no", "a.toml:8")
+    assert (own.once, own.no_more, own.approval) == ({"reads-private"}, {"sends-outside"}, "person")
+    assert (everybodys.approval, everybodys.reason, str(everybodys.at)) == ("", "no", "a.toml:8")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from asking import NOON, policy_of
 from mcp_gateway.domain import Effect
 from mcp_gateway.errors import PolicyInvalid
 from mcp_gateway.policy.compile import compile_policy
-from mcp_gateway.policy.document import case_files, load
+from mcp_gateway.policy.document import case_files, from_sources, load
 from mcp_gateway.policy.golden import CaseResult, run_cases
 
 POLICIES = Path(__file__).parents[2] / "policies"
@@ -96,3 +96,21 @@ def test_the_repositorys_own_policies_are_what_their_tests_say() -> None:
     results = run_cases(compile_policy(document), case_files(POLICIES))
     assert [result.name for result in results if not result.passed] == []
     assert len(results) > 10
+
+
+def test_a_case_can_be_about_a_task_that_was_started(tmp_path: Path) -> None:
+    policy = compile_policy(
+        from_sources(
+            {
+                "a.toml": "[agents.bot]\ntasks = ['t']\n[tasks.t]\ncontext = ['customer']\n[[tasks.t.grant]]\n"
+                "tools = ['a/b']\nwhen = 'task.customer == args.customer'\n"
+            }
+        )
+    )
+    case = "[[case]]\nagent = 'bot'\ntask = 't'\ntool = 'a/b'\nargs = { customer = 1 }\n"
+    path = tmp_path / "a.test.toml"
+    path.write_text(
+        f"{case}context = {{ customer = 1 }}\nexpect = 'allow'\n{case}context = {{ customer = 2 }}\nexpect = 'deny'\n"
+        f"{case}expect = 'deny'\n"
+    )
+    assert [result.passed for result in run_cases(policy, [path])] == [True, True, True]
