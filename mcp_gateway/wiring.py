@@ -35,6 +35,7 @@ from mcp_gateway.frontdoor.answers import SERVER_INFO, Answers
 from mcp_gateway.frontdoor.desk import Desk
 from mcp_gateway.frontdoor.doorstep import Doorstep
 from mcp_gateway.frontdoor.exchange import Closers
+from mcp_gateway.frontdoor.housekeeping import LOOK_EVERY_S
 from mcp_gateway.frontdoor.http import HttpDoor
 from mcp_gateway.frontdoor.legacy import LegacyDoor
 from mcp_gateway.frontdoor.listen import Bulletin
@@ -176,6 +177,11 @@ class Running:
             self._complaints[about] = text
         return is_new
 
+    @property
+    def complaints(self) -> Mapping[str, str]:
+        """Why a file is not in force as it stands, by what it is about."""
+        return dict(self._complaints)
+
     def health(self) -> Mapping[str, Any]:
         """How the parts are doing, without a name in it: anybody may read this."""
         states = [status.state for status in self.pool.statuses()]
@@ -217,7 +223,7 @@ class Running:
 
         Raises `ConfigInvalid` for an agent that the policy does not name or that has no such task.
         """
-        self._check_agent(agent, task if started is None else started.task)
+        check_agent(self.configuration, self.policy, agent, task if started is None else started.task)
 
         def caller() -> Caller:
             assigned = task_for(self.gateway.assignment(agent), task) if started is None else started.task
@@ -235,16 +241,6 @@ class Running:
     async def _note_asking(self, caller: Caller, target: Target, approval: str, what: str) -> None:
         detail = {"task": caller.task, "started": caller.started_id, "target": target.key}
         await self.audit.note("approval", approval, agent=caller.agent, reason=what, detail=detail)
-
-    def _check_agent(self, agent: str, task: str | None) -> None:
-        assignment = self.gateway.assignment(agent)
-        where = str(self.configuration.settings.policies)
-        if assignment is None:
-            known = ", ".join(sorted(self.policy.assignments)) or "none"
-            raise ConfigInvalid([Complaint(where, 0, f"no policy names the agent {agent!r}", f"known: {known}")])
-        if task is not None and task not in assignment.tasks:
-            tasks = ", ".join(assignment.tasks) or "none"
-            raise ConfigInvalid([Complaint(where, 0, f"agent {agent!r} has no task {task!r}", f"it has: {tasks}")])
 
     def _snapshot(self) -> Snapshot:
         settings, servers = self.configuration.settings, self.configuration.servers
@@ -312,6 +308,18 @@ def policy_of(configuration: Configuration) -> Policy:
     return compile_policy(load_policy(configuration.settings.policies))
 
 
+def check_agent(configuration: Configuration, policy: Policy, agent: str, task: str | None) -> None:
+    """Raises `ConfigInvalid` for an agent that the policy does not name, or that has no such task."""
+    assignment = policy.assignments.get(agent)
+    where = str(configuration.settings.policies)
+    if assignment is None:
+        known = ", ".join(sorted(policy.assignments)) or "none"
+        raise ConfigInvalid([Complaint(where, 0, f"no policy names the agent {agent!r}", f"known: {known}")])
+    if task is not None and task not in assignment.tasks:
+        tasks = ", ".join(assignment.tasks) or "none"
+        raise ConfigInvalid([Complaint(where, 0, f"agent {agent!r} has no task {task!r}", f"it has: {tasks}")])
+
+
 def open_audit(configuration: Configuration) -> AbstractAsyncContextManager[AuditLog]:
     """The audit that a configuration names, to be entered."""
     settings = configuration.settings
@@ -352,6 +360,12 @@ def started_task_of(tasks: StartedTasks, agent: str, token: str) -> StartedTask:
     if found is None or found.agent != agent:
         raise NotAuthenticated(f"the task token is not one of {agent!r}, or its task is over")
     return found
+
+
+async def until_over(tasks: StartedTasks, started: StartedTask) -> None:
+    """Return as soon as a started task is over, whoever ended it."""
+    while tasks.holds(started.id, utc_now()):  # noqa: ASYNC110 - another process ends it
+        await anyio.sleep(LOOK_EVERY_S)
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """Fixtures that more than one room's tests share; the helpers behind them are in tests/fakes/."""
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 
@@ -17,6 +18,9 @@ settings.load_profile("here")
 # would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# A test's `stdio` is a gateway by itself: one that it starts for others would outlive it. tests/cli/test_shared.py has
+# those that share.
+os.environ["MCP_GATEWAY_ALONE"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def check(config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     warnings = (
         *(configuration.warnings if configuration else ()),
         *(policy.warnings if policy else ()),
-        *(_strangers(configuration, policy) if configuration and policy else ()),
+        *(strangers(configuration, policy) if configuration and policy else ()),
     )
     if as_json:
         complaints = [complaint for error in errors for complaint in error.complaints]
@@ -67,7 +67,7 @@ def _policy(configuration: Configuration, errors: list[ConfigInvalid | PolicyInv
         return None
 
 
-def _strangers(configuration: Configuration, policy: Policy) -> Iterator[Complaint]:
+def strangers(configuration: Configuration, policy: Policy) -> Iterator[Complaint]:
     """Grants for servers that are not there: a misspelt name allows nothing, and nobody would ever see why."""
     known = {server.name for server in configuration.servers}
     for task in policy.tasks.values():

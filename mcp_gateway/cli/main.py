@@ -9,7 +9,25 @@ from __future__ import annotations
 import typer
 
 from mcp_gateway import __version__
-from mcp_gateway.cli import approvals, audit, check, key, log, policy, serve, stdio, task, why
+from mcp_gateway.cli import (
+    approvals,
+    audit,
+    call,
+    check,
+    connect,
+    doctor,
+    init,
+    key,
+    log,
+    policy,
+    serve,
+    servers,
+    status,
+    stdio,
+    task,
+    tools,
+    why,
+)
 from mcp_gateway.cli.output import Commands
 
 app = typer.Typer(
@@ -20,11 +38,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.command("init")(init.init)
+app.command("connect")(connect.connect)
+app.command("disconnect")(connect.disconnect)
+app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
 app.command("stdio")(stdio.stdio)
+app.command("status")(status.status)
+app.command("stop")(status.stop)
+app.command("tools")(tools.tools)
+app.command("call")(call.call)
 app.command("check")(check.check)
 app.command("why")(why.why)
 app.command("log")(log.log)
+app.add_typer(servers.app, name="servers")
 app.add_typer(policy.app, name="policy")
 app.add_typer(key.app, name="key")
 app.add_typer(task.app, name="task")

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
+import anyio
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -20,6 +23,12 @@ from typer.core import TyperGroup
 
 from mcp_gateway.audit.query import escaped
 from mcp_gateway.errors import ConfigInvalid, GatewayError, PolicyInvalid, StoreUnavailable
+
+T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
+
+SLOW_S: Final = 1.0
+"""After how long somebody at a terminal is told what takes so long."""
 
 PIPED_WIDTH: Final = 240
 """Columns where there is no terminal and COLUMNS does not say: what reads a pipe breaks lines itself, or not."""
@@ -40,6 +49,9 @@ ConfigPath = Annotated[
     typer.Option("--config", "-c", envvar="MCP_GATEWAY_CONFIG", help="Path of servers.toml.", show_default=True),
 ]
 DEFAULT_CONFIG: Final = "servers.toml"
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
@@ -86,6 +98,81 @@ def warn(text: str, fix: str = "") -> None:
     _print_fix(fix)
 
 
+def ask(question: str) -> bool:
+    """Ask somebody at the terminal; where there is none, nobody said yes. Raises `typer.BadParameter` then."""
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("there is no terminal to ask at: add --yes, or --dry-run to only look")
+    return read_line(f"{question} [y/N]").lower() in ("y", "yes")
+
+
+def read_line(question: str) -> str:
+    """What somebody types at a question, which goes to stderr: stdout may be somebody's pipe. Empty at the end."""
+    err.print(question, end=": ")
+    return sys.stdin.readline().strip()
+
+
+def run(function: Callable[..., Awaitable[T]], *args: object) -> T:
+    """Run a coroutine function to its end; an error that it ends with comes out as itself, not in a group of one."""
+    try:
+        return anyio.run(function, *args)
+    except BaseExceptionGroup as group:
+        leaves = list(_leaves(group))
+        if len(leaves) == 1:
+            raise leaves[0] from None
+        raise
+
+
+class Working:
+    """A line that says what takes so long: at a terminal, and only after a second."""
+
+    def __init__(self, text: str) -> None:
+        self._status = err.status(escaped(text))
+        self._timer: threading.Timer | None = None
+        self._is_terminal = err.is_terminal
+
+    def say(self, text: str) -> None:
+        """What it is at now."""
+        self._status.update(escaped(text))
+
+    def paused(self, function: Callable[..., T]) -> Callable[..., T]:
+        """`function`, which talks with whoever sits at the terminal, undisturbed."""
+
+        def undisturbed(*args: object) -> T:
+            self.stop()
+            try:
+                return function(*args)
+            finally:
+                self.start()
+
+        return undisturbed
+
+    def start(self) -> None:
+        """Show it in a moment."""
+        if self._is_terminal:
+            self._timer = threading.Timer(SLOW_S, self._status.start)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def stop(self) -> None:
+        """Show it no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+            self._timer = None
+            self._status.stop()
+
+
+@contextmanager
+def working(text: str) -> Iterator[Working]:
+    """Something that may take longer than a second."""
+    told = Working(text)
+    told.start()
+    try:
+        yield told
+    finally:
+        told.stop()
+
+
 def print_json(value: Mapping[str, Any] | list[Any]) -> None:
     """Print one JSON document as one line, in ASCII: safe on a terminal whatever stands in it."""
     sys.stdout.write(json.dumps(value, default=str, separators=(",", ":")) + "\n")
@@ -102,7 +189,7 @@ def _print_fix(fix: str) -> None:
         err.print(Text("  fix: ", style="green").append(escaped(fix), style="default"))
 
 
-def _leaves(group: BaseExceptionGroup[GatewayError]) -> Iterator[GatewayError]:
+def _leaves(group: BaseExceptionGroup[E]) -> Iterator[E]:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             yield from _leaves(error)

@@ -1,23 +1,42 @@
-"""`mcp-gateway serve`: the gateway over HTTP, for many agents."""
+"""`mcp-gateway serve`: the gateway over HTTP, for many agents, and for those that `stdio` attaches."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+import signal
 import socket
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import anyio
 import typer
+from anyio.abc import TaskGroup
 
 from mcp_gateway import __version__
 from mcp_gateway.cli.introduce import Introduction, agents, how_to_connect, upstreams, url_of
 from mcp_gateway.cli.loop import run_loop
 from mcp_gateway.cli.output import DEFAULT_CONFIG, AsJson, ConfigPath, LogLevel, out, print_json, warn
+from mcp_gateway.cli.shared import (
+    RECORD_FILE,
+    RUNNING_LOCK,
+    Record,
+    listening,
+    locked,
+    token_of,
+    unlisten,
+    write_record,
+)
 from mcp_gateway.config.servers import load
 from mcp_gateway.config.settings import Settings, address
+from mcp_gateway.domain import Json
 from mcp_gateway.frontdoor.admin import AdminDoor
+from mcp_gateway.frontdoor.attach import AttachDoor, Hello, Opened
 from mcp_gateway.frontdoor.exchange import Closers
 from mcp_gateway.frontdoor.housekeeping import keep_house
 from mcp_gateway.frontdoor.http_server import listening_socket, serve_http, spare_the_collector
@@ -25,68 +44,206 @@ from mcp_gateway.identity.keys import Keys
 from mcp_gateway.reload import keep_current
 from mcp_gateway.telemetry import setup_logging
 from mcp_gateway.upstreams import sdk
-from mcp_gateway.wiring import Load, Running, keys_of, running, started_tasks_of, utc_now, verifier
+from mcp_gateway.wiring import (
+    Load,
+    Running,
+    keys_of,
+    running,
+    started_task_of,
+    started_tasks_of,
+    until_over,
+    utc_now,
+    verifier,
+)
 
-SETTLE_S = 10.0
+SETTLE_S: Final = 10.0
 """How long the start-up summary waits for upstreams; agents are served meanwhile."""
+
+FIRST_AGENT_S: Final = 30.0
+"""How long a gateway that was started for an agent waits for it."""
+
+FOREVER: Final = "forever"
+
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """In which way to serve."""
+
+    over_http: bool = True
+    linger_s: float | None = None
+    """Stop when nobody has been attached for so long; None: never."""
+    as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Where agents come over HTTP, and where operators' programs do, if they may."""
+
+    agents: socket.socket
+    admin: socket.socket | None
 
 
 def serve(
     config: ConfigPath = DEFAULT_CONFIG,
     listen: Annotated[str, typer.Option(help="host:port instead of [gateway] listen; port 0 takes a free one.")] = "",
+    no_http: Annotated[bool, typer.Option("--no-http", help="Open no port: only for `mcp-gateway stdio`.")] = False,
+    linger: Annotated[
+        str, typer.Option(help="Seconds after which to stop when nobody is attached; `forever`: not.")
+    ] = FOREVER,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> None:
-    """Serve agents over HTTP until interrupted.
+    """Serve agents over HTTP until interrupted, and those that `mcp-gateway stdio` attaches.
 
     Example: `mcp-gateway serve --listen 127.0.0.1:9000`
     """
     at = address(listen) if listen else None
     if listen and at is None:
         raise typer.BadParameter(f"{listen!r} is not an address and a port, such as 127.0.0.1:8765 or [::1]:8765")
+    how = How(not no_http, _seconds(linger), as_json)
     setup_logging(log_level)
     path = Path(config)
-    run_loop(lambda: _serve(lambda: load(path, os.environ, at), as_json))
+    run_loop(lambda: _serve(lambda: load(path, os.environ, at), how))
 
 
-async def _serve(load_again: Load, as_json: bool) -> None:
+def _seconds(written: str) -> float | None:
+    if written == FOREVER:
+        return None
+    with suppress(ValueError):
+        if (seconds := float(written)) >= 0:
+            return seconds
+    raise typer.BadParameter(f"{written!r} is neither a number of seconds nor {FOREVER!r}")
+
+
+async def _serve(load_again: Load, how: How) -> None:
     settings = load_again().settings
     # Before anything is started: a second gateway on the same port should end at once, and start no upstream.
-    with listening_socket(settings.host, settings.port) as listener, _admin_socket(settings) as admin:
+    with _http_sockets(settings, how) as sockets, locked(settings.state / RUNNING_LOCK, wait=False) as is_first:
+        if sockets is None and not is_first:
+            out.print("another gateway runs on this configuration already")
+            return
         async with running(load_again) as parts:
-            keys = keys_of(parts.configuration)
-            started = started_tasks_of(parts.configuration)
-            door_verifier = verifier(parts.configuration, keys, started)
-            door, legacy = parts.http_door(door_verifier)
             for complaint in parts.configuration.warnings:
                 warn(str(complaint))
-            async with anyio.create_task_group() as tasks:
+            async with _attachable(parts, sockets, is_first) as attach, anyio.create_task_group() as tasks:
                 tasks.start_soon(keep_current, parts)
-                tasks.start_soon(keep_house, parts.closers, legacy, door_verifier, utc_now)
-                tasks.start_soon(_introduce, parts, keys, listener, admin, as_json)
-                if admin is not None:
-                    door_of_admin = parts.admin_door(started)
-                    tasks.start_soon(_serve_admin, door_of_admin, admin, settings.max_header_bytes)
-                spare_the_collector()
-                await serve_http(door, listener, parts.closers, settings.max_header_bytes)
+                if sockets is not None:
+                    await _over_http(parts, sockets, how, tasks)
+                else:
+                    await _until_told(attach, how)
                 tasks.cancel_scope.cancel()
 
 
-def _admin_socket(settings: Settings) -> AbstractContextManager[socket.socket | None]:
-    return listening_socket(*settings.admin) if settings.admin is not None else nullcontext()
+async def _over_http(parts: Running, sockets: Sockets, how: How, tasks: TaskGroup) -> None:
+    settings, started = parts.configuration.settings, started_tasks_of(parts.configuration)
+    keys = keys_of(parts.configuration)
+    door_verifier = verifier(parts.configuration, keys, started)
+    door, legacy = parts.http_door(door_verifier)
+    tasks.start_soon(keep_house, parts.closers, legacy, door_verifier, utc_now)
+    tasks.start_soon(_introduce, parts, keys, sockets, how.as_json)
+    if sockets.admin is not None:
+        tasks.start_soon(_serve_admin, parts.admin_door(started), sockets.admin, settings.max_header_bytes)
+    spare_the_collector()
+    await serve_http(door, sockets.agents, parts.closers, settings.max_header_bytes)
 
 
 async def _serve_admin(door: AdminDoor, listener: socket.socket, max_header_bytes: int) -> None:
     await serve_http(door, listener, Closers(), max_header_bytes, hears_signals=False)
 
 
-async def _introduce(
-    parts: Running, keys: Keys, listener: socket.socket, admin: socket.socket | None, as_json: bool
-) -> None:
+async def _until_told(attach: AttachDoor | None, how: How) -> None:
+    """Serve who attaches until a signal says so, or until nobody has been there for long enough."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        with suppress(NotImplementedError, AttributeError):  # Windows ends it without asking
+            loop.add_signal_handler(getattr(signal, name), stop.set)
+    _log.warning("a gateway for those who attach, process %d", os.getpid())
+    async with anyio.create_task_group() as waiting:
+        if how.linger_s is not None and attach is not None:
+            waiting.start_soon(_stop_when_idle, attach, how.linger_s, stop)
+        await stop.wait()
+        waiting.cancel_scope.cancel()
+
+
+async def _stop_when_idle(attach: AttachDoor, linger_s: float, stop: asyncio.Event) -> None:
+    await attach.idle(linger_s, FIRST_AGENT_S)
+    stop.set()
+
+
+@contextmanager
+def _http_sockets(settings: Settings, how: How) -> Iterator[Sockets | None]:
+    if not how.over_http:
+        yield None
+        return
+    admin = listening_socket(*settings.admin) if settings.admin is not None else nullcontext()
+    with listening_socket(settings.host, settings.port) as agents_come_to, admin as operators_come_to:
+        yield Sockets(agents_come_to, operators_come_to)
+
+
+@asynccontextmanager
+async def _attachable(parts: Running, sockets: Sockets | None, is_first: bool) -> AsyncIterator[AttachDoor | None]:
+    """Let `mcp-gateway stdio` attach meanwhile; the first gateway of a state folder does."""
+    if not is_first:
+        yield None
+        return
+    configuration, started = parts.configuration, time.time()
+    state, config = configuration.settings.state, str(configuration.path.absolute())
+    url = url_of(sockets.agents) if sockets is not None else ""
+    try:
+        attach_listener, where = listening(state)
+    except OSError as e:
+        _log.warning("mcp-gateway stdio cannot attach: %s", e.strerror)
+        yield None
+        return
+    record = Record(os.getpid(), __version__, config, where, url, started)
+
+    def about() -> Json:
+        return about_running(parts, door, record)
+
+    started_tasks = started_tasks_of(configuration)
+
+    def opened(hello: Hello) -> Opened:
+        if not hello.task_token:
+            return Opened(parts.stdio_door(hello.agent, hello.task))
+        started = started_task_of(started_tasks, hello.agent, hello.task_token)
+        door = parts.stdio_door(hello.agent, hello.task, started)
+        return Opened(door, lambda: until_over(started_tasks, started))
+
+    door = AttachDoor(opened, about, token_of(state), __version__, config, time.time)
+    async with door.opened(attach_listener):
+        write_record(state, record)
+        try:
+            yield door
+        finally:
+            (state / RECORD_FILE).unlink(missing_ok=True)
+            unlisten(where)
+
+
+def about_running(parts: Running, door: AttachDoor, record: Record) -> Json:
+    """What `mcp-gateway status` is told: names and all, for it goes to the operator alone."""
+    listings = parts.pool.listings
+    upstreams_told = []
+    for status in parts.pool.statuses():
+        listing = listings.get(status.name)
+        counts = {"tools": len(listing.tools), "prompts": len(listing.prompts)} if listing else {}
+        upstreams_told.append({**asdict(status), **counts})
+    return {
+        **asdict(record),
+        "upstreams": upstreams_told,
+        "attached": [asdict(one) for one in door.attached],
+        **{key: value for key, value in parts.health().items() if key in ("ok", "ready", "audit")},
+        "complaints": parts.complaints,
+        "policy": parts.policy.version,
+    }
+
+
+async def _introduce(parts: Running, keys: Keys, sockets: Sockets, as_json: bool) -> None:
     """Say where we listen at once; what there is and who may use it when the upstreams have come up."""
-    url = url_of(listener)
+    url = url_of(sockets.agents)
     if as_json:
-        own = {} if admin is None else {"admin": url_of(admin).removesuffix("/mcp")}
+        own = {} if sockets.admin is None else {"admin": url_of(sockets.admin).removesuffix("/mcp")}
         print_json({"event": "listening", "url": url, **own, "version": __version__, "pid": os.getpid()})
     else:
         out.print(f"mcp_gateway {__version__} listens on {url}", style="bold")

@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import anyio
 import typer
 
 from mcp_gateway.cli.loop import run_loop
-from mcp_gateway.cli.output import DEFAULT_CONFIG, ConfigPath, LogLevel, err
-from mcp_gateway.config.servers import load
+from mcp_gateway.cli.output import DEFAULT_CONFIG, EXIT_NO, ConfigPath, LogLevel, err
+from mcp_gateway.cli.shared import NotShared, Streams, attached_or_started, hello_of
+from mcp_gateway.config.servers import Configuration, load
 from mcp_gateway.domain import StartedTask
-from mcp_gateway.frontdoor.housekeeping import LOOK_EVERY_S
-from mcp_gateway.frontdoor.stdio import standard_streams
+from mcp_gateway.errors import StoreUnavailable
+from mcp_gateway.frontdoor.stdio import Sink, Source, standard_streams
 from mcp_gateway.identity.started import StartedTasks
 from mcp_gateway.reload import keep_current
 from mcp_gateway.telemetry import setup_logging
-from mcp_gateway.wiring import Load, running, started_task_of, started_tasks_of, utc_now
+from mcp_gateway.wiring import (
+    Load,
+    check_agent,
+    policy_of,
+    running,
+    started_task_of,
+    started_tasks_of,
+    until_over,
+)
+
+CHUNK: Final = 64 * 1024
+
+_log: Final = logging.getLogger(__name__)
+
+Linger = Literal["linger", "ephemeral", "stay"]
+
+LINGER_S: Final = {"linger": "600", "ephemeral": "0", "stay": "forever"}
+"""How long a gateway that was started here goes on when its last agent has left, by the word in servers.toml."""
+
 
 TOKEN_VARIABLE: Final = "MCP_GATEWAY_TASK_TOKEN"  # noqa: S105 - where it is, not what it is
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Whom this process speaks for."""
+
+    agent: str
+    task: str | None
+    token: str = field(default="", repr=False)
+    """Of a started task; empty: it is for none."""
 
 
 def stdio(
@@ -29,10 +60,20 @@ def stdio(
     task_token: Annotated[
         Path | None, typer.Option(help=f"A file with the token of a started task; else ${TOKEN_VARIABLE}, if set.")
     ] = None,
+    alone: Annotated[
+        bool, typer.Option("--alone", envvar="MCP_GATEWAY_ALONE", help="Be a gateway by itself; attach to none.")
+    ] = False,
+    ephemeral: Annotated[
+        bool, typer.Option("--ephemeral", help="A gateway started here stops with its last agent.")
+    ] = False,
     config: ConfigPath = DEFAULT_CONFIG,
     log_level: LogLevel = "warning",
 ) -> None:
     """Serve one agent on stdin and stdout; logs go to stderr. With a started task it ends when the task does.
+
+    It attaches to the gateway that runs on this configuration, and starts one in the background where there is none:
+    however many windows are open, each upstream runs once. `[gateway] shared` in servers.toml says how long that one
+    stays.
 
     Example, as an agent's MCP entry: `mcp-gateway stdio --agent reader --config /path/to/servers.toml`
     """
@@ -40,14 +81,70 @@ def stdio(
     path = Path(config)
     # Never on the command line, which every user of the machine can read.
     token = os.environ.pop(TOKEN_VARIABLE, "") if task_token is None else _read(task_token)
-    run_loop(lambda: _serve(lambda: load(path, os.environ), agent, task, token))
+    configuration = load(path, os.environ)
+    who = Who(agent, task, token)
+    _check(configuration, who)
+    shared = "ephemeral" if ephemeral else configuration.settings.shared
+    if alone or shared == "off":
+        run_loop(lambda: _serve(lambda: load(path, os.environ), who))
+        return
+    run_loop(lambda: _attach(configuration, who, LINGER_S[shared], lambda: load(path, os.environ)))
 
 
-async def _serve(load_again: Load, agent: str, task: str | None, token: str) -> None:
-    tasks = started_tasks_of(load_again()) if token else None
-    started = None if tasks is None else started_task_of(tasks, agent, token)
+def _check(configuration: Configuration, who: Who) -> None:
+    """Raises `ConfigInvalid` and `NotAuthenticated` here, and not in a log that nobody reads."""
+    started = started_task_of(started_tasks_of(configuration), who.agent, who.token) if who.token else None
+    check_agent(configuration, policy_of(configuration), who.agent, started.task if started else who.task)
+
+
+async def _attach(configuration: Configuration, who: Who, linger: str, load_again: Load) -> None:
+    """Be a pipe to the gateway that runs; a gateway by itself where that cannot be."""
+    try:
+        said = f"stdio, process {os.getpid()}"
+        hello = replace(hello_of(configuration, "agent", who.agent, who.task, said), task_token=who.token)
+        streams = await attached_or_started(configuration, hello, linger)
+    except (NotShared, StoreUnavailable) as e:
+        _log.warning("not attached to a shared gateway, this is one by itself: %s", e)
+        await _serve(load_again, who)
+        return
+    async with standard_streams() as (source, sink):
+        if not await relay(source, sink, streams):
+            err.print("the gateway has ended")
+            raise typer.Exit(EXIT_NO)
+
+
+async def relay(source: Source, sink: Sink, streams: Streams) -> bool:
+    """Pass bytes both ways until one side ends; whether it was the agent's."""
+    is_over = False
+    reader, writer = streams
+
+    async def towards_the_gateway() -> None:
+        nonlocal is_over
+        while chunk := await source.read(CHUNK):
+            writer.write(chunk)
+            await writer.drain()
+        is_over = True
+        writer.write_eof()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(towards_the_gateway)
+            while chunk := await reader.read(CHUNK):
+                sink.write(chunk)
+                await sink.drain()
+            tasks.cancel_scope.cancel()
+    except* ConnectionError:
+        pass
+    finally:
+        writer.close()
+    return is_over
+
+
+async def _serve(load_again: Load, who: Who) -> None:
+    tasks = started_tasks_of(load_again()) if who.token else None
+    started = None if tasks is None else started_task_of(tasks, who.agent, who.token)
     async with standard_streams() as (reader, writer), running(load_again) as parts:
-        door = parts.stdio_door(agent, task, started)
+        door = parts.stdio_door(who.agent, who.task, started)
         async with anyio.create_task_group() as work:
             work.start_soon(keep_current, parts)
             if tasks is not None and started is not None:
@@ -58,8 +155,7 @@ async def _serve(load_again: Load, agent: str, task: str | None, token: str) -> 
 
 async def _end_with(tasks: StartedTasks, started: StartedTask, scope: anyio.CancelScope) -> None:
     """End everything as soon as the task is over: calls under way, too."""
-    while tasks.holds(started.id, utc_now()):  # noqa: ASYNC110 - another process ends it
-        await anyio.sleep(LOOK_EVERY_S)
+    await until_over(tasks, started)
     err.print(f"the task {started.id} is over")
     scope.cancel()
 

@@ -1,12 +1,15 @@
-"""Where a secret in servers.toml really is: `${NAME}` from the environment, or `file:PATH`.
+"""Where a secret in servers.toml really is: `${NAME}` from the environment, `keyring:NAME`, or `file:PATH`.
 
     ${NAME}             the environment variable; an unset one is a complaint, never an empty string
     ${NAME:-default}    the same, with what stands in for one that is unset or empty
     $${NAME}            the text `${NAME}` itself
     file:PATH           the whole value is what the file holds, without its last line break
+    keyring:NAME        the whole value is what the system's keyring holds under NAME (service "mcp-gateway")
+    ${keyring:NAME}     the same, as a part of a value
 
-What a variable or file holds is taken as it is and never looked into for further `${...}` or `file:`. PATH may be
-relative to the folder of servers.toml and may itself contain `${NAME}` (systemd's `${CREDENTIALS_DIRECTORY}/token`).
+What a variable, file or keyring holds is taken as it is and never looked into for further `${...}` or `file:`. PATH
+may be relative to the folder of servers.toml and may itself contain `${NAME}` (systemd's
+`${CREDENTIALS_DIRECTORY}/token`).
 
 A secret file must belong to us or to root and be closed to everybody else (0600 or 0400). One exception: files of root
 below `/run/secrets` may be readable by all, for Docker, Podman and Kubernetes mount secrets there as 0444, inside a
@@ -23,12 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mcp_gateway.config import keyrings
 from mcp_gateway.config.table import ConfigCode, Table, Unresolvable
 
 SECRET_MOUNTS: Final = (Path("/run/secrets"), Path("/var/run/secrets"))
 MAX_SECRET_BYTES: Final = 64 * 1024
 
 FILE_PREFIX: Final = "file:"
+KEYRING_PREFIX: Final = "keyring:"
 _REFERENCE: Final = re.compile(r"\$?\$\{([^}]*)\}?")
 _NAME: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
@@ -59,6 +64,8 @@ class Secrets:
 
     def value(self, text: str) -> str:
         """What `text` stands for: the content of a `file:` reference, else `expand`. Raises `Unresolvable`."""
+        if text.startswith(KEYRING_PREFIX):
+            return _from_keyring(self.expand(text.removeprefix(KEYRING_PREFIX)))
         if not text.startswith(FILE_PREFIX):
             return self.expand(text)
         return self._content(self.base / self.expand(text.removeprefix(FILE_PREFIX)))
@@ -67,6 +74,8 @@ class Secrets:
         whole = match[0]
         if whole.startswith("$$"):
             return whole[1:]
+        if whole.endswith("}") and match[1].startswith(KEYRING_PREFIX):
+            return _from_keyring(match[1].removeprefix(KEYRING_PREFIX))
         name_and_default = _NAME.fullmatch(match[1]) if whole.endswith("}") else None
         if name_and_default is None:
             raise Unresolvable(
@@ -123,7 +132,7 @@ def is_secret_name(name: str) -> bool:
 
 def is_reference(value: str) -> bool:
     """Whether a value as written points elsewhere for (part of) its content."""
-    return "${" in value or value.startswith(FILE_PREFIX)
+    return "${" in value or value.startswith((FILE_PREFIX, KEYRING_PREFIX))
 
 
 def warn_of_literal_secret(table: Table, key: str, name: str, written: str) -> None:
@@ -131,6 +140,17 @@ def warn_of_literal_secret(table: Table, key: str, name: str, written: str) -> N
     if is_secret_name(name) and not is_reference(written):
         fix = 'write "${VARIABLE}" or "file:PATH"'
         table.warn(key, f"the secret {name!r} is written into the file itself", fix, ConfigCode.SECRET_IN_FILE)
+
+
+def _from_keyring(name: str) -> str:
+    fix = f"mcp-gateway servers secret {name}"
+    try:
+        found = keyrings.read(name)
+    except keyrings.KeyringUnusable as e:
+        raise Unresolvable(f"{name!r} is in the keyring, but {e}", fix, ConfigCode.KEYRING) from e
+    if found is None:
+        raise Unresolvable(f"the keyring holds no {name!r}", fix, ConfigCode.KEYRING)
+    return found
 
 
 def _decoded(path: Path, content: bytes) -> str:

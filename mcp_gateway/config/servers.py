@@ -30,13 +30,13 @@ DEFAULT_TIMEOUT_S: Final = 60.0
 DEFAULT_CHILDREN: Final = 4
 MAX_CHILDREN: Final = 64
 
-_SERVER_NAME: Final = re.compile(r"(?!.*__)[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9-])?")
+SERVER_NAME: Final = re.compile(r"(?!.*__)[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9-])?")
 # Two underscores separate prefix and tool in a public name; one at the end would make `a_` + `b` look like `a` + `_b`.
 _SERVER_NAME_RULE: Final = "lower-case letters, digits, - and single _, at most 32, _ neither first nor last"
 _DECLARED_TWICE: Final = re.compile(r"Cannot declare \('servers', (?P<quote>['\"])(?P<name>[^'\"]+)(?P=quote)\) twice")
 _COMMAND_ONLY: Final = ("env", "cwd", "children")
 _URL_ONLY: Final = ("headers", "auth")
-_UNRESOLVED: Final = (ConfigCode.ENV_UNSET, ConfigCode.SECRET_FILE)
+_UNRESOLVED: Final = (ConfigCode.ENV_UNSET, ConfigCode.SECRET_FILE, ConfigCode.KEYRING)
 _LATER_KEYS: Final = {"rest": "plain HTTP APIs", "openapi": "plain HTTP APIs"}
 _LATER_TABLES: Final = {"models": "model providers"}
 
@@ -218,7 +218,7 @@ def _with_url(server: ServerConfig, table: Table, secrets: Secrets) -> ServerCon
 
 def _prefix(table: Table) -> str | None:
     prefix = table.text("prefix")
-    if prefix and not _SERVER_NAME.fullmatch(prefix):
+    if prefix and not SERVER_NAME.fullmatch(prefix):
         table.refuse("prefix", "'prefix' is not one that names can begin with", _SERVER_NAME_RULE)
     return prefix
 
@@ -240,7 +240,7 @@ def _check_names(servers: Sequence[ServerConfig], findings: Findings) -> None:
         if first != server.name:
             message = f"the names {server.name!r} and {first!r} differ only by case"
             findings.refuse(path, message, "give one of the two another name", ConfigCode.DUPLICATE_SERVER)
-        elif not _SERVER_NAME.fullmatch(server.name):
+        elif not SERVER_NAME.fullmatch(server.name):
             findings.refuse(path, f"{server.name!r} is no server name", _SERVER_NAME_RULE, ConfigCode.SERVER_NAME)
 
 

@@ -29,6 +29,7 @@ _ORIGIN: Final = re.compile(rf"[a-z][a-z0-9+.-]*://{_HOST.pattern}")
 
 Durability = Literal["process", "power"]
 Record = Literal["full", "preview", "digest"]
+Shared = Literal["linger", "ephemeral", "stay", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Settings:
     """What an audit entry survives: the death of the process, or the loss of power."""
     record: Record = "preview"
     """How much of arguments and results the audit keeps; digests always."""
+    shared: Shared = "linger"
+    """What becomes of a gateway that `stdio` started when its last agent has left; "off": each is one by itself."""
     anonymous: str | None = None
     """The agent that requests without any credential act as. None: they are refused."""
     allowed_hosts: tuple[str, ...] = ()
@@ -115,6 +118,7 @@ def read_settings(table: Table, secrets: Secrets, listen: tuple[str, int] | None
         port=port,
         durability=table.choice("durability", get_args(Durability), defaults.durability),
         record=table.choice("record", get_args(Record), defaults.record),
+        shared=table.choice("shared", get_args(Shared), defaults.shared),
         anonymous=_anonymous(table),
         allowed_hosts=_allowed(table, "allowed_hosts", _HOST, "gateway.example or gateway.example:8765"),
         allowed_origins=_allowed(table, "allowed_origins", _ORIGIN, "https://app.example, without a path"),

@@ -37,6 +37,7 @@ class ConfigCode(StrEnum):
     HEADER = "GW-CONFIG-HEADER"
     ENV_UNSET = "GW-CONFIG-ENV-UNSET"
     SECRET_FILE = "GW-CONFIG-SECRET-FILE"  # noqa: S105
+    KEYRING = "GW-CONFIG-KEYRING"
     # Warnings: the gateway runs, `check` tells.
     COMMAND_NOT_FOUND = "GW-CONFIG-COMMAND-NOT-FOUND"
     NO_SUCH_FOLDER = "GW-CONFIG-NO-SUCH-FOLDER"

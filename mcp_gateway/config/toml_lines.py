@@ -92,6 +92,13 @@ def parse(text: str, file: str) -> tuple[dict[str, Any], Lines]:
         raise ConfigInvalid([Complaint(file, 1, "not valid TOML: nested too deeply", code="GW-TOML")]) from e
 
 
+def headers(text: str) -> list[tuple[int, KeyPath]]:
+    """The line of each `[header]` of valid TOML and the table it opens, in the order of the file."""
+    scanner = _Scanner(text.replace("\r\n", "\n"))
+    scanner.scan()
+    return scanner.headers
+
+
 def _syntax_complaint(error: tomllib.TOMLDecodeError, text: str, file: str) -> Complaint:
     message = str(error)
     place = _ERROR_LINE.search(message)
@@ -110,6 +117,7 @@ class _Scanner:
         self._lines: dict[KeyPath, int] = {}
         self._implied: set[KeyPath] = set()
         self._array_lengths: dict[KeyPath, int] = {}
+        self.headers: list[tuple[int, KeyPath]] = []
 
     def scan(self) -> dict[KeyPath, int]:
         table: KeyPath = ()
@@ -139,6 +147,7 @@ class _Scanner:
             self._array_lengths[path] = self._array_lengths.get(path, 0) + 1
             path = (*path, self._array_lengths[path] - 1)
         self._note(path, line)
+        self.headers.append((line, path))
         return path
 
     def _enter(self, path: KeyPath, line: int) -> KeyPath:

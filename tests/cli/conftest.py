@@ -32,6 +32,10 @@ class Operator:
         assert result.exit_code == exits, result.output
         return result
 
+    def feed(self, text: str, *words: str) -> Result:
+        """Run one command with something on its stdin."""
+        return CliRunner().invoke(app, words, input=text, prog_name="mcp-gateway")
+
     def json(self, *words: str, exits: int = 0) -> Any:
         """The one JSON document a command prints."""
         return json.loads(self.run(*words, "--json", exits=exits).stdout)
@@ -44,6 +48,9 @@ class Operator:
 def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Operator:
     """In a folder with a servers.toml and a policy, neither used yet."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "CODEX_HOME", "MCP_GATEWAY_AGENT"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(output.out, "width", output.PIPED_WIDTH)
     write_files(tmp_path, FILES)
     return Operator(tmp_path)

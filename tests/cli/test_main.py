@@ -29,9 +29,11 @@ def commands() -> Iterator[tuple[str, ...]]:
 
 def test_every_command_is_known_to_this_test() -> None:
     expected = [
-        *("approvals approve", "approvals deny", "approvals list", "approvals show", "audit verify", "check"),
-        *("key create", "key list", "key revoke", "log", "policy test", "serve", "stdio"),
-        *("task end", "task extend", "task list", "task revoke", "task show", "task start", "version", "why"),
+        *("approvals approve", "approvals deny", "approvals list", "approvals show", "audit verify", "call", "check"),
+        *("connect", "disconnect", "doctor", "init", "key create", "key list", "key revoke", "log", "policy test"),
+        *("serve", "servers add", "servers disable", "servers enable", "servers list", "servers remove"),
+        *("servers secret", "servers test", "status", "stdio", "stop"),
+        *("task end", "task extend", "task list", "task revoke", "task show", "task start", "tools", "version", "why"),
     ]
     assert sorted(" ".join(words) for words in commands()) == expected
 
@@ -50,7 +52,8 @@ def test_every_command_s_example_is_accepted(words: tuple[str, ...]) -> None:
         command = command.commands[word]
     [example] = re.findall(r"Example[^`]*`mcp-gateway ([^`]*)`", command.help)
     options = {name for parameter in command.params for name in parameter.opts}
-    assert [word for word in example.split() if word.startswith("--") and word not in options] == []
+    written = example.partition(" -- ")[0].split()
+    assert [word for word in written if word.startswith("--") and word not in options] == []
 
 
 def test_the_version_is_printed(operator: Any) -> None:
@@ -77,6 +80,15 @@ def test_without_a_command_the_help_is_shown(operator: Any) -> None:
         ["policy", "test"],
         ["audit", "verify"],
         ["check"],
+        ["connect", "cursor"],
+        ["status"],
+        ["stop"],
+        ["tools"],
+        ["call", "x"],
+        ["servers", "list"],
+        ["servers", "test", "x"],
+        ["servers", "enable", "x"],
+        ["servers", "add", "x", "y"],
         ["serve"],
         ["stdio", "--agent", "reader"],
     ],
