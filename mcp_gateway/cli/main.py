@@ -9,7 +9,7 @@ from __future__ import annotations
 import typer
 
 from mcp_gateway import __version__
-from mcp_gateway.cli import approvals, audit, check, key, log, policy, serve, stdio, task, why
+from mcp_gateway.cli import approvals, audit, check, key, log, person, policy, serve, stdio, task, why
 from mcp_gateway.cli.output import Commands
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("why")(why.why)
 app.command("log")(log.log)
 app.add_typer(policy.app, name="policy")
 app.add_typer(key.app, name="key")
+app.add_typer(person.app, name="person")
 app.add_typer(task.app, name="task")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")

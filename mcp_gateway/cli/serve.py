@@ -22,10 +22,11 @@ from mcp_gateway.frontdoor.exchange import Closers
 from mcp_gateway.frontdoor.housekeeping import keep_house
 from mcp_gateway.frontdoor.http_server import listening_socket, serve_http, spare_the_collector
 from mcp_gateway.identity.keys import Keys
+from mcp_gateway.identity.started import StartedTasks
 from mcp_gateway.reload import keep_current
 from mcp_gateway.telemetry import setup_logging
 from mcp_gateway.upstreams import sdk
-from mcp_gateway.wiring import Load, Running, keys_of, running, started_tasks_of, utc_now, verifier
+from mcp_gateway.wiring import Load, Running, Trust, keys_of, running, started_tasks_of, trusting, utc_now
 
 SETTLE_S = 10.0
 """How long the start-up summary waits for upstreams; agents are served meanwhile."""
@@ -53,23 +54,35 @@ async def _serve(load_again: Load, as_json: bool) -> None:
     settings = load_again().settings
     # Before anything is started: a second gateway on the same port should end at once, and start no upstream.
     with listening_socket(settings.host, settings.port) as listener, _admin_socket(settings) as admin:
+        origin = url_of(listener).removesuffix("/mcp")
         async with running(load_again) as parts:
-            keys = keys_of(parts.configuration)
-            started = started_tasks_of(parts.configuration)
-            door_verifier = verifier(parts.configuration, keys, started)
-            door, legacy = parts.http_door(door_verifier)
-            for complaint in parts.configuration.warnings:
-                warn(str(complaint))
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(keep_current, parts)
-                tasks.start_soon(keep_house, parts.closers, legacy, door_verifier, utc_now)
-                tasks.start_soon(_introduce, parts, keys, listener, admin, as_json)
-                if admin is not None:
-                    door_of_admin = parts.admin_door(started)
-                    tasks.start_soon(_serve_admin, door_of_admin, admin, settings.max_header_bytes)
-                spare_the_collector()
-                await serve_http(door, listener, parts.closers, settings.max_header_bytes)
-                tasks.cancel_scope.cancel()
+            keys, started = keys_of(parts.configuration), started_tasks_of(parts.configuration)
+            async with trusting(parts, keys, started, origin) as trust:
+                await _serve_doors(parts, trust, keys, started, (listener, admin), as_json)
+
+
+async def _serve_doors(
+    parts: Running,
+    trust: Trust,
+    keys: Keys,
+    started: StartedTasks,
+    sockets: tuple[socket.socket, socket.socket | None],
+    as_json: bool,
+) -> None:
+    """Serve agents, and where there is a second listener operators, until interrupted."""
+    settings, (listener, admin) = parts.configuration.settings, sockets
+    door, legacy = parts.http_door(trust)
+    for complaint in parts.configuration.warnings:
+        warn(str(complaint))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(keep_current, parts)
+        tasks.start_soon(keep_house, parts.closers, legacy, trust.verifier, utc_now)
+        tasks.start_soon(_introduce, parts, keys, listener, admin, as_json)
+        if admin is not None:
+            tasks.start_soon(_serve_admin, parts.admin_door(started), admin, settings.max_header_bytes)
+        spare_the_collector()
+        await serve_http(door, listener, parts.closers, settings.max_header_bytes)
+        tasks.cancel_scope.cancel()
 
 
 def _admin_socket(settings: Settings) -> AbstractContextManager[socket.socket | None]:
