@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
+from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -73,7 +74,10 @@ class Strength(StrEnum):
 
     API_KEY = "api-key"  # a key that the gateway issued
     STDIO = "stdio"  # bound by how the process was started
-    TASK_TOKEN = "task-token"  # noqa: S105 - the token of a started task, by itself
+    TASK_TOKEN = "task-token"  # the token of a started task, by itself
+    TOKEN = "token"  # an access token of an issuer that the operator trusts
+    BOUND_TOKEN = "bound-token"  # the same, shown to be its holder's own (DPoP, or a client certificate)
+    CERTIFICATE = "certificate"  # a client certificate that a trusted proxy verified
     ANONYMOUS = "anonymous"  # only where an operator wrote `anonymous = "AGENT"` down
 
 
@@ -122,14 +126,30 @@ class Caller:
     strength: Strength = Strength.API_KEY
     claims: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     credential_id: str = ""
-    """What proved the identity (an API key's public id); revoking it ends everything that hangs on it."""
+    """What proved the identity (an API key's public id; of tokens, whose they are): revoking it ends everything that
+    hangs on it, and whoever comes with another one is somebody else."""
     started: StartedTask | None = None
     """The started task the request came with; ending it ends everything that hangs on it."""
+    expires_at: float = inf
+    """When what proved it ends by itself, in seconds since the epoch: streams end then, calls under way finish."""
 
     @property
     def started_id(self) -> str:
         """The started task's id; empty where there is none."""
         return "" if self.started is None else self.started.id
+
+    @property
+    def scopes(self) -> frozenset[str] | None:
+        """The scopes of its token; None: it came with something that has none and can get none.
+
+        >>> sorted(Caller("a", None, claims={"scope": "read write"}).scopes or ())
+        ['read', 'write']
+        """
+        if not self.claims or "certificate" in self.claims:
+            return None
+        written = self.claims.get("scope", self.claims.get("scp", ""))
+        found = written.split() if isinstance(written, str) else written if isinstance(written, list) else ()
+        return frozenset(scope for scope in found if isinstance(scope, str))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +241,7 @@ class Reason(StrEnum):
     DENY_UNEVALUABLE = "deny_unevaluable"  # a deny matches and its condition cannot be evaluated: fails closed
     CONDITION_FALSE = "condition_false"  # grants match, no condition holds
     CONDITION_UNEVALUABLE = "condition_unevaluable"  # grants match, none could be evaluated to true
+    INSUFFICIENT_SCOPE = "insufficient_scope"  # a grant would hold, if the token had the scopes the grant names
     NO_GRANT = "no_grant"  # nothing in the task matches the target
     TASK_NOT_STARTED = "task_not_started"  # the task exists only while somebody has started it, and nobody has
     TASK_OVER = "task_over"  # the started task has ended, or is not this agent's
@@ -317,6 +338,8 @@ class Decision:
     """What still has to be found out before the call goes ahead; for most calls nothing."""
     approval: str = ""
     """The id of the person's approval it was allowed by, or that it waits for."""
+    scopes: tuple[str, ...] = ()
+    """All scopes that the grant names whose scopes are all that is missing. Agents are told them."""
 
     @property
     def allowed(self) -> bool:

@@ -3,6 +3,7 @@
     GatewayError
     ├── AgentError          the agent asked for something it may not have, or asked wrongly
     │   ├── NotAuthenticated    no identity, or one that no longer holds
+    │   ├── NoAgent             verified, but the policy has no agent for it, or more than one
     │   ├── NotAvailable        unknown or forbidden: the agent cannot tell which, the audit can
     │   ├── BadRequest          the message itself is wrong (parse error, bad params, bad cursor)
     │   ├── BadArguments        arguments that the tool's own schema refuses: a tool result the model can act on
@@ -16,7 +17,8 @@
     └── OperatorError       whoever runs the gateway has to act
         ├── ConfigInvalid       servers.toml: complaints with file:line and what to do
         ├── PolicyInvalid       policies/*.toml: the same
-        └── StoreUnavailable    the audit or key store cannot be read or written: nothing is dispatched
+        ├── StoreUnavailable    the audit or key store cannot be read or written: nothing is dispatched
+        └── IdentityUnavailable an issuer's keys or answers cannot be had: nobody is let in on its word
 
 A class exists only if someone catches it or `frontdoor/wire_errors` maps it differently. Foreign errors are
 translated at the edge of the room that meets them, `from e`. Messages of AgentError and UpstreamError may reach an
@@ -45,13 +47,33 @@ class AgentError(GatewayError):
 
 
 class NotAuthenticated(AgentError):
-    """No identity, or one that no longer holds."""
+    """No identity, or one that no longer holds.
+
+    `fault` is for the audit; `error` is RFC 6750's or RFC 9449's word, empty where no credential was shown.
+    """
 
     code = "GW-NOT-AUTHENTICATED"
 
+    def __init__(self, message: str, fault: str = "", error: str = "invalid_token", nonce: str = "") -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.error = error
+        self.nonce = nonce
+
+
+class NoAgent(AgentError):
+    """A verified identity for which the policy has no agent, or more than one; `fault` says which."""
+
+    code = "GW-NO-AGENT"
+
+    def __init__(self, fault: str) -> None:
+        super().__init__("this identity may not use the gateway")
+        self.fault = fault
+
 
 class NotAvailable(AgentError):
-    """Unknown or forbidden. The decision is for the audit and for operators; agents see only the name they sent."""
+    """Unknown or forbidden. The decision is for the audit and for operators; agents see only the name they sent, and
+    the decision's `scopes` where there are any: what a token would need besides."""
 
     code = "GW-NOT-AVAILABLE"
 
@@ -173,3 +195,9 @@ class StoreUnavailable(OperatorError):
     """The audit or key store cannot be read or written. Nothing is dispatched until it can."""
 
     code = "GW-STORE-UNAVAILABLE"
+
+
+class IdentityUnavailable(OperatorError):
+    """An issuer's keys or answers cannot be had at the moment: nobody is let in on its word, and is not to blame."""
+
+    code = "GW-IDENTITY-UNAVAILABLE"

@@ -12,8 +12,8 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from mcp_gateway.domain import Caller, Kind, StartedTask, Strength, Target, Upst
 from mcp_gateway.errors import Complaint, ConfigInvalid, NotAuthenticated, StoreUnavailable, Unreachable
 from mcp_gateway.frontdoor.admin import AdminDoor
 from mcp_gateway.frontdoor.answers import SERVER_INFO, Answers
+from mcp_gateway.frontdoor.challenges import Challenges
 from mcp_gateway.frontdoor.desk import Desk
 from mcp_gateway.frontdoor.doorstep import Doorstep
 from mcp_gateway.frontdoor.exchange import Closers
@@ -39,6 +40,7 @@ from mcp_gateway.frontdoor.housekeeping import LOOK_EVERY_S
 from mcp_gateway.frontdoor.http import HttpDoor
 from mcp_gateway.frontdoor.legacy import LegacyDoor
 from mcp_gateway.frontdoor.listen import Bulletin
+from mcp_gateway.frontdoor.login_pages import FORM_S, LoginPages
 from mcp_gateway.frontdoor.modern import ModernDoor
 from mcp_gateway.frontdoor.parking import ParkingLot
 from mcp_gateway.frontdoor.rounds import Rounds
@@ -52,11 +54,16 @@ from mcp_gateway.guards.order import Guards
 from mcp_gateway.guards.schema import Schemas
 from mcp_gateway.guards.transactions import Transactions
 from mcp_gateway.identity.keys import Keys
+from mcp_gateway.identity.login import AuthorizationServer, signing_key
+from mcp_gateway.identity.resource import Resource
 from mcp_gateway.identity.started import StartedTasks, TaskTokenCheck
 from mcp_gateway.identity.task import task_for
+from mcp_gateway.identity.trust import resource_of, tokens_of
 from mcp_gateway.identity.verify import ApiKeyCheck, TokenCheck, Verifier
+from mcp_gateway.netguard import Allowed, Fetcher
 from mcp_gateway.policy.compile import Policy, compile_policy
 from mcp_gateway.policy.document import load as load_policy
+from mcp_gateway.storage.logins import LoginStore
 from mcp_gateway.storage.private import random_key
 from mcp_gateway.storage.used import UsedOnce
 from mcp_gateway.upstreams.bridge import LEGACY_CAPABILITIES, put_question
@@ -73,6 +80,7 @@ ENVELOPE_BYTES: Final = 64 * 1024
 """What a message is longer than the result in it."""
 
 SEAL_KEY_FILE: Final = "seals.key"
+LOGIN_KEY_FILE: Final = "login.key"
 
 STATE_TTL_S: Final = 600
 """How long a `requestState` is good for: longer than a parked call waits, so that the lot decides when it is over."""
@@ -96,6 +104,22 @@ def new_request_id() -> str:
 
 
 _random_bits: Final[list[int]] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Who may be let in at the HTTP door."""
+
+    verifier: Verifier
+    resource: Resource | None = None
+    """How the gateway is called in tokens; None where no issuer is trusted."""
+    login: AuthorizationServer | None = None
+    """The embedded authorization server, where it is switched on."""
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Whose pages may send forms here: its own."""
+        return () if self.login is None else (self.login.issuer,)
 
 
 class Running:
@@ -137,13 +161,14 @@ class Running:
         Raises `ConfigInvalid`, and changes nothing, if it cannot be used.
         """
         before, written = self.configuration, self._load()
-        after = replace(written, settings=before.settings)
+        after = replace(written, settings=before.settings, identity=before.identity)
         if after == before:
             return ""
         self.configuration = after
         await self.pool.apply(bounded(after))
         self.refresh()
-        restart = "" if written.settings == before.settings else " ([gateway] changed: restart to apply)"
+        kept = written.settings == before.settings and written.identity == before.identity
+        restart = "" if kept else " ([gateway] or [identity] changed: restart to apply)"
         return f"{before.version[:8]} -> {after.version[:8]}{restart}"
 
     async def reload_policy(self) -> str:
@@ -195,19 +220,24 @@ class Running:
             "complaints": sorted(self._complaints),
         }
 
-    def http_door(self, verifier: Verifier) -> tuple[HttpDoor, LegacyDoor]:
+    def http_door(self, trust: Trust) -> tuple[HttpDoor, LegacyDoor]:
         """The ASGI application, and the part of it that keeps sessions."""
-        settings = self.configuration.settings
-        legacy = LegacyDoor(self.answers, self.bulletin, self.closers)
-        modern = ModernDoor(self.gateway, self.rounds, self.bulletin, self.closers)
+        settings, challenges = self.configuration.settings, Challenges(trust.resource)
+        legacy = LegacyDoor(self.answers, self.bulletin, self.closers, challenges)
+        modern = ModernDoor(self.gateway, self.rounds, self.bulletin, self.closers, challenges)
         doorstep = Doorstep(
             allowed_hosts=settings.allowed_hosts,
-            allowed_origins=settings.allowed_origins,
+            allowed_origins=(*settings.allowed_origins, *trust.origins),
             loopback=settings.is_loopback,
             max_header_bytes=settings.max_header_bytes,
             max_body_bytes=settings.max_body_bytes,
         )
-        door = HttpDoor(self.gateway, doorstep, verifier, self.audit, (modern, legacy), self.health, utc_now)
+        pages = None
+        if trust.login is not None:
+            seals = Seals(random_key(settings.state / SEAL_KEY_FILE), "login form", FORM_S)
+            pages = LoginPages(trust.login, doorstep, self.audit, seals, time.time)
+        doors, tell = (modern, legacy), self.health
+        door = HttpDoor(self.gateway, doorstep, trust.verifier, self.audit, doors, tell, utc_now, challenges, pages)
         return door, legacy
 
     def admin_door(self, tasks: StartedTasks) -> AdminDoor:
@@ -340,13 +370,40 @@ def audit_reader(configuration: Configuration) -> AuditReader:
     return AuditReader(path)
 
 
-def verifier(configuration: Configuration, keys: Keys, tasks: StartedTasks | None = None) -> Verifier:
-    """Who may be let in at the HTTP door, and for which task that somebody started."""
-    checks: list[TokenCheck] = [ApiKeyCheck(keys)]
-    if tasks is not None:
-        checks.append(TaskTokenCheck(tasks))
-    settings = configuration.settings
-    return Verifier(checks, anonymous=settings.anonymous, tasks=tasks, task_claim=settings.task_claim or "")
+@asynccontextmanager
+async def trusting(parts: Running, keys: Keys, tasks: StartedTasks, origin: str) -> AsyncIterator[Trust]:
+    """Who may be let in at the HTTP door, and for which task that somebody started, while the block runs.
+
+    `origin` is where it listens. The keys of issuers are kept fresh meanwhile.
+    """
+    settings, written = parts.configuration.settings, parts.configuration.identity
+    config = replace(written, url=written.url or origin)
+    fetcher = Fetcher(Allowed.of(settings.allow_addresses))
+    login, store = None, None
+    if config.login is not None:
+        store = logins_of(parts.configuration)
+        key = signing_key(random_key(settings.state / LOGIN_KEY_FILE))
+        login = AuthorizationServer(config.url, config.login, store, key, fetcher, time.time)
+        await login.learn_of_revocations()
+    tokens = tokens_of(config, fetcher, lambda: parts.gateway.snapshot.policy, login)
+    watch = None if login is None else asyncio.create_task(login.keep_current())
+    try:
+        async with tokens.kept_fresh() if tokens is not None else nullcontext():
+            checks: list[TokenCheck] = [ApiKeyCheck(keys), TaskTokenCheck(tasks)]
+            verifier = Verifier(checks, settings.anonymous, tasks, settings.task_claim or "", tokens)
+            yield Trust(verifier, resource_of(config), login)
+    finally:
+        if watch is not None:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+        if store is not None:
+            store.close()
+        await fetcher.aclose()
+
+
+def logins_of(configuration: Configuration) -> LoginStore:
+    """The accounts and grants of the embedded authorization server. Raises `StoreUnavailable`."""
+    return LoginStore(configuration.settings.state)
 
 
 def started_tasks_of(configuration: Configuration) -> StartedTasks:

@@ -16,6 +16,7 @@ from mcp_gateway.policy.document import from_sources
 from mcp_gateway.policy.golden import run_cases
 from tools.source import ROOT
 
+_IDENTITY = ["[identity]", "[identity.issuers.NAME]", "[identity.certificates]", "[identity.login]"]
 ROW = re.compile(r"^\| (`[\w`, ]+`) \| (.*?) \| .* \|$", re.MULTILINE)
 FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 UNHEARD_OF = "0000000000"
@@ -53,6 +54,12 @@ def keys_of_a_policy(toml: str) -> set[str]:
 
 def test_every_key_of_the_gateway_table_is_documented(tmp_path: Path) -> None:
     assert documented("configuration.md", "[gateway]").keys() == keys_of_servers_toml(tmp_path, "[gateway]")
+
+
+@pytest.mark.parametrize("heading", _IDENTITY)
+def test_every_key_of_the_identity_tables_is_documented(heading: str, tmp_path: Path) -> None:
+    written = heading.replace("NAME", "name")
+    assert documented("configuration.md", heading).keys() == keys_of_servers_toml(tmp_path, written)
 
 
 def test_every_key_of_a_server_is_documented(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from mcp_gateway.cli import (
     init,
     key,
     log,
+    person,
     policy,
     serve,
     servers,
@@ -54,6 +55,7 @@ app.command("log")(log.log)
 app.add_typer(servers.app, name="servers")
 app.add_typer(policy.app, name="policy")
 app.add_typer(key.app, name="key")
+app.add_typer(person.app, name="person")
 app.add_typer(task.app, name="task")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")

@@ -51,9 +51,9 @@ from mcp_gateway.wiring import (
     running,
     started_task_of,
     started_tasks_of,
+    trusting,
     until_over,
     utc_now,
-    verifier,
 )
 
 SETTLE_S: Final = 10.0
@@ -138,15 +138,16 @@ async def _serve(load_again: Load, how: How) -> None:
 
 async def _over_http(parts: Running, sockets: Sockets, how: How, tasks: TaskGroup) -> None:
     settings, started = parts.configuration.settings, started_tasks_of(parts.configuration)
-    keys = keys_of(parts.configuration)
-    door_verifier = verifier(parts.configuration, keys, started)
-    door, legacy = parts.http_door(door_verifier)
-    tasks.start_soon(keep_house, parts.closers, legacy, door_verifier, utc_now)
-    tasks.start_soon(_introduce, parts, keys, sockets, how.as_json)
-    if sockets.admin is not None:
-        tasks.start_soon(_serve_admin, parts.admin_door(started), sockets.admin, settings.max_header_bytes)
-    spare_the_collector()
-    await serve_http(door, sockets.agents, parts.closers, settings.max_header_bytes)
+    keys, origin = keys_of(parts.configuration), url_of(sockets.agents).removesuffix("/mcp")
+    async with trusting(parts, keys, started, origin) as trust:
+        door, legacy = parts.http_door(trust)
+        tasks.start_soon(keep_house, parts.closers, legacy, trust.verifier, utc_now)
+        tasks.start_soon(_introduce, parts, keys, sockets, how.as_json)
+        if sockets.admin is not None:
+            tasks.start_soon(_serve_admin, parts.admin_door(started), sockets.admin, settings.max_header_bytes)
+        spare_the_collector()
+        await serve_http(door, sockets.agents, parts.closers, settings.max_header_bytes)
+        tasks.cancel_scope.cancel()
 
 
 async def _serve_admin(door: AdminDoor, listener: socket.socket, max_header_bytes: int) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from mcp_gateway.config.identity import IdentityConfig, read_identity
 from mcp_gateway.config.local import read_local, warn_of_missing
 from mcp_gateway.config.remote import read_remote
 from mcp_gateway.config.secrets import Secrets
@@ -88,6 +89,7 @@ class Configuration:
     version: str
     """A hash of the text of servers.toml; secrets are no part of it."""
     warnings: tuple[Complaint, ...] = ()
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
 
 
 def load(path: Path, environ: Mapping[str, str], listen: tuple[str, int] | None = None) -> Configuration:
@@ -101,6 +103,7 @@ def load(path: Path, environ: Mapping[str, str], listen: tuple[str, int] | None 
     secrets = Secrets(environ, path.absolute().parent)
     top = Table(document, (), findings)
     settings = read_settings(top.table("gateway") or Table({}, ("gateway",), findings), secrets, listen)
+    identity = read_identity(top.table("identity"), settings, secrets)
     tables = list((top.table("servers") or Table({}, ("servers",), findings)).tables())
     servers = tuple(_read_server(name, table, secrets) for name, table in tables)
     _check_names(servers, findings)
@@ -112,7 +115,7 @@ def load(path: Path, environ: Mapping[str, str], listen: tuple[str, int] | None 
     if findings.errors:
         raise ConfigInvalid(_in_order(findings.errors))
     version = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Configuration(path, settings, servers, version, _in_order(findings.warnings))
+    return Configuration(path, settings, servers, version, _in_order(findings.warnings), identity)
 
 
 def _read(path: Path) -> tuple[str, bool]:

@@ -14,6 +14,7 @@ from typing import Final, Literal, get_args
 
 from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.config.table import ConfigCode, Table
+from mcp_gateway.netguard import Allowed
 
 MIB: Final = 1024 * 1024
 DAY_S: Final = 86_400.0
@@ -54,6 +55,8 @@ class Settings:
     """`Host` values accepted besides loopback's own names; needed when listening anywhere else."""
     allowed_origins: tuple[str, ...] = ()
     """`Origin` values accepted from browsers; none by default."""
+    allow_addresses: tuple[str, ...] = ()
+    """Networks and host names beyond the public internet from which keys, metadata and tokens may be fetched."""
     max_body_bytes: int = 4 * MIB
     max_header_bytes: int = 64 * 1024
     max_result_bytes: int = 16 * MIB
@@ -122,6 +125,7 @@ def read_settings(table: Table, secrets: Secrets, listen: tuple[str, int] | None
         anonymous=_anonymous(table),
         allowed_hosts=_allowed(table, "allowed_hosts", _HOST, "gateway.example or gateway.example:8765"),
         allowed_origins=_allowed(table, "allowed_origins", _ORIGIN, "https://app.example, without a path"),
+        allow_addresses=_allow_addresses(table),
         max_body_bytes=table.count("max_body_bytes", defaults.max_body_bytes, 1024, 1024 * MIB),
         max_header_bytes=table.count("max_header_bytes", defaults.max_header_bytes, 4096, MIB),
         max_result_bytes=table.count("max_result_bytes", defaults.max_result_bytes, 1024, 1024 * MIB),
@@ -191,6 +195,17 @@ def _allowed(table: Table, key: str, form: re.Pattern[str], example: str) -> tup
     written = table.texts(key)
     if not all(form.fullmatch(item) for item in written):
         table.refuse(key, f"{key!r} holds something else than exact names", f"each like {example}; no wildcards")
+    return written
+
+
+def _allow_addresses(table: Table) -> tuple[str, ...]:
+    written = table.texts("allow_addresses")
+    try:
+        Allowed.of(written)
+    except ValueError as e:
+        fix = 'each like "10.0.0.0/8", "127.0.0.1" or "idp.internal"'
+        table.refuse("allow_addresses", f"'allow_addresses': {e}", fix)
+        return ()
     return written
 
 

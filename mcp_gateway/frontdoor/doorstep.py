@@ -34,11 +34,13 @@ class Refusal:
     status: int
     text: str
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    why: str = ""
+    """What was wrong, where the audit should know more than the status says."""
 
     @property
     def reason(self) -> str:
         """What the audit counts it under."""
-        return f"http_{self.status}"
+        return f"http_{self.status}" + (f":{self.why}" if self.why else "")
 
 
 class HttpRefusedError(Exception):

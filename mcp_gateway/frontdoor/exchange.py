@@ -94,6 +94,12 @@ class Closers:
             if answers[who]:
                 one.close()
 
+    def close_expired(self, now_s: float) -> None:
+        """End the streams of callers whose credential has ended by now; calls under way may still be answered."""
+        for one in list(self._open.values()):
+            if one.is_stream and one.caller.expires_at <= now_s:
+                one.close()
+
     def close_streams(self) -> None:
         """The gateway stops: end what would not end by itself, from now on. Calls under way may still be answered."""
         self._is_closing = True
@@ -263,6 +269,10 @@ class Exchange:
         self._watcher: asyncio.Task[None] | None = None
         self._early: asyncio.Task[None] | None = None
         self._is_revoked = False
+
+    def add_headers(self, headers: Headers) -> None:
+        """Send these with the answer too, if it has not begun."""
+        self._headers = (*self._headers, *headers)
 
     def put(self, message: Json) -> None:
         """Send a notification before the answer: the response becomes an event stream."""

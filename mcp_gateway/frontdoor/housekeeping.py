@@ -39,3 +39,4 @@ def close_revoked(closers: Closers, verifier: Verifier, clock: Clock) -> None:
             return True
 
     closers.close_where(ends)
+    closers.close_expired(now.timestamp())

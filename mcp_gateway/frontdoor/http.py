@@ -12,25 +12,28 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
 from mcp_gateway.audit.log import AuditLog
 from mcp_gateway.domain import Caller, Era, Json, RpcError
-from mcp_gateway.errors import BadRequest, NotAuthenticated, StoreUnavailable
+from mcp_gateway.errors import BadRequest, IdentityUnavailable, NoAgent, NotAuthenticated, StoreUnavailable
+from mcp_gateway.frontdoor.challenges import NO_CHALLENGES, Challenges
 from mcp_gateway.frontdoor.doorstep import Doorstep, HttpRefusedError, Refusal, accepts
-from mcp_gateway.frontdoor.exchange import CHALLENGE, send_json
+from mcp_gateway.frontdoor.exchange import send_json
 from mcp_gateway.frontdoor.head import head_of
 from mcp_gateway.frontdoor.http_connection import EXCHANGE
 from mcp_gateway.frontdoor.legacy import SESSION_HEADER, LegacyDoor
+from mcp_gateway.frontdoor.login_pages import LoginPages
 from mcp_gateway.frontdoor.modern import ModernDoor
 from mcp_gateway.frontdoor.plain import Way, call_in, way_of
 from mcp_gateway.frontdoor.protocol import Answer, Ask, Notice, has_modern_envelope, read_message, readable_id
 from mcp_gateway.frontdoor.wire_errors import answer_to
 from mcp_gateway.gateway import Clock, Gateway
 from mcp_gateway.identity.task import task_for
-from mcp_gateway.identity.verify import Verifier
+from mcp_gateway.identity.verify import Identity, Shown, Verifier
 from mcp_gateway.jsonrpc import dump, error_message, parse
 from mcp_gateway.revisions import LEGACY_VERSIONS
 
@@ -38,6 +41,8 @@ _logger: Final = logging.getLogger(__name__)
 
 # Of the path as it was sent: what no name of a task needs (escapes, dots, a second slash) is not decoded first.
 _ROUTE: Final = re.compile(rb"/mcp(?:/(?P<task>[A-Za-z0-9][A-Za-z0-9._-]{0,63}))?/?")
+
+_RETRY_AFTER: Final = ((b"retry-after", b"5"),)
 
 Health = Callable[[], Mapping[str, Any]]
 """How the parts are doing; `ok` tells whether the gateway serves, `ready` whether all of it has come up."""
@@ -55,6 +60,8 @@ class HttpDoor:
         doors: tuple[ModernDoor, LegacyDoor],
         health: Health,
         clock: Clock,
+        challenges: Challenges = NO_CHALLENGES,
+        pages: LoginPages | None = None,
     ) -> None:
         self._gateway = gateway
         self._doorstep = doorstep
@@ -63,6 +70,8 @@ class HttpDoor:
         self._modern, self._legacy = doors
         self._health = health
         self._clock = clock
+        self._challenges = challenges
+        self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection; anything but HTTP is refused."""
@@ -92,9 +101,16 @@ class HttpDoor:
 
     def _plain_caller(self, scope: Scope, way: Way) -> Caller | None:
         """Who asks; None for somebody who is to be refused."""
+        head, now, verifier = head_of(scope), self._clock(), self._verifier
         try:
-            caller = self._caller(scope, way.task)
+            if verifier.answers_at_once:
+                who: Identity | None = verifier.identify(head.authorization, now)
+            else:
+                who = verifier.at_hand(_shown(scope, way.task), now)
+            caller = None if who is None else self._as(who, head.task_tokens, way.task, now)
         except (NotAuthenticated, StoreUnavailable):
+            return None
+        if caller is None:
             return None
         return caller if way.task is None or self._has_task(caller.agent, way.task) else None
 
@@ -104,6 +120,10 @@ class HttpDoor:
             await self._refuse(send, refusal)
         elif scope["path"] in ("/health", "/ready"):
             await self._tell_health(scope, send)
+        elif (metadata := self._challenges.metadata(scope["path"])) is not None:
+            await self._tell(scope, send, 200, metadata)
+        elif self._pages is not None and self._pages.owns(scope["path"]):
+            await self._pages.serve(scope, receive, send)
         elif (route := _ROUTE.fullmatch(scope["raw_path"])) is None:
             await self._refuse(send, Refusal(404, "not found"))
         else:
@@ -112,12 +132,15 @@ class HttpDoor:
     async def _admit(self, scope: Scope, receive: Receive, send: Send, task: str | None) -> None:
         """Find out who asks and for which task."""
         try:
-            caller = self._caller(scope, task)
+            caller = await self._caller(scope, task)
         except NotAuthenticated as e:
-            await self._refuse(send, Refusal(401, str(e), (CHALLENGE,)))
+            await self._refuse(send, Refusal(401, str(e), self._challenges.unauthenticated(e, task), e.fault))
             return
-        except StoreUnavailable:
-            await self._refuse(send, Refusal(503, "identities cannot be checked at the moment"))
+        except NoAgent as e:
+            await self._refuse(send, Refusal(403, str(e), why=e.fault))
+            return
+        except (StoreUnavailable, IdentityUnavailable):
+            await self._refuse(send, Refusal(503, "identities cannot be checked at the moment", _RETRY_AFTER))
             return
         if task is not None and not self._has_task(caller.agent, task):
             await self._refuse(send, Refusal(404, "not found"))
@@ -126,14 +149,22 @@ class HttpDoor:
         else:
             await self._beside_the_calls(scope, receive, send, caller)
 
-    def _caller(self, scope: Scope, task: str | None) -> Caller:
-        head, now = head_of(scope), self._clock()
-        who = self._verifier.identify(head.authorization, now)
-        started = self._verifier.started_task(who, head.task_tokens, now)
+    async def _caller(self, scope: Scope, task: str | None) -> Caller:
+        """Who asks, after asking whoever has to be asked."""
+        head, now, verifier = head_of(scope), self._clock(), self._verifier
+        if verifier.answers_at_once:
+            who = verifier.identify(head.authorization, now)
+        else:
+            who = await verifier.admit(_shown(scope, task), now)
+        return self._as(who, head.task_tokens, task, now)
+
+    def _as(self, who: Identity, task_tokens: list[str], task: str | None, now: datetime) -> Caller:
+        started = self._verifier.started_task(who, task_tokens, now)
         return Caller(
             agent=who.agent,
             task=task_for(self._gateway.assignment(who.agent), task) if started is None else started.task,
-            person=None if started is None else started.person,
+            person=who.person if started is None or started.person is None else started.person,
+            expires_at=who.expires_at,
             strength=who.strength,
             claims=who.claims,
             credential_id=who.credential_id,
@@ -182,16 +213,25 @@ class HttpDoor:
             await self._refuse(send, Refusal(405, "method not allowed", ((b"allow", b"GET, POST, DELETE"),)))
 
     async def _tell_health(self, scope: Scope, send: Send) -> None:
+        health = self._health()
+        good = health["ok"] if scope["path"] == "/health" else health["ok"] and health["ready"]
+        await self._tell(scope, send, 200 if good else 503, health)
+
+    async def _tell(self, scope: Scope, send: Send, status: int, document: Mapping[str, Any]) -> None:
+        """Something anybody may read."""
         if scope["method"] not in ("GET", "HEAD"):
             await self._refuse(send, Refusal(405, "method not allowed", ((b"allow", b"GET, HEAD"),)))
             return
-        health = self._health()
-        good = health["ok"] if scope["path"] == "/health" else health["ok"] and health["ready"]
-        await send_json(send, 200 if good else 503, dump(health), ((b"cache-control", b"no-store"),))
+        await send_json(send, status, dump(document), ((b"cache-control", b"no-store"),))
 
     async def _refuse(self, send: Send, refusal: Refusal) -> None:
         self._audit.count_refusal(refusal.reason)
         await send_json(send, refusal.status, dump({"error": refusal.text}), refusal.headers)
+
+
+def _shown(scope: Scope, task: str | None) -> Shown:
+    head, peer = head_of(scope), scope.get("client") or ("", 0)
+    return Shown(head.authorization, task, scope["method"], head.lines.values, peer[0])
 
 
 def _read(body: bytes) -> tuple[Ask | Notice | Answer | None, Json]:

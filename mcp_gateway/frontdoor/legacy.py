@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from mcp_gateway.domain import Caller, Era, Json, Kind, RpcError, Transport
 from mcp_gateway.errors import BadRequest, GatewayError, OverLimit
 from mcp_gateway.frontdoor.answers import Answers
+from mcp_gateway.frontdoor.challenges import NO_CHALLENGES, Challenges
 from mcp_gateway.frontdoor.doorstep import would_rather_have_events
 from mcp_gateway.frontdoor.exchange import Closers, EventStream, Exchange, over_or_hung_up, send_json
 from mcp_gateway.frontdoor.head import head_of
@@ -110,8 +111,11 @@ class HttpSession(Session):
 class LegacyDoor:
     """Serves handshake-era requests whose caller is known and whose body, if any, is parsed."""
 
-    def __init__(self, answers: Answers, bulletin: Bulletin, closers: Closers) -> None:
+    def __init__(
+        self, answers: Answers, bulletin: Bulletin, closers: Closers, challenges: Challenges = NO_CHALLENGES
+    ) -> None:
         self._answers = answers
+        self._challenges = challenges
         self._bulletin = bulletin
         self._closers = closers
         self._sessions: OrderedDict[str, HttpSession] = OrderedDict()
@@ -211,7 +215,9 @@ class LegacyDoor:
                 answer = await self._answers.answer(caller, session.asked(message), reply)
             finally:
                 reply.finish()
-            return 200, {"jsonrpc": "2.0", "id": message.id, **answer}
+            step_up = self._challenges.step_up(scope["path"], answer) if "error" in answer else ()
+            exchange.add_headers(step_up)
+            return 403 if step_up else 200, {"jsonrpc": "2.0", "id": message.id, **answer}
 
         try:
             if message.method == "logging/setLevel":

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from mcp_gateway.domain import Caller, Era, Json, Kind, RpcError, Target, Transport
 from mcp_gateway.errors import GatewayError
 from mcp_gateway.frontdoor.answers import speaks
+from mcp_gateway.frontdoor.challenges import NO_CHALLENGES, Challenges
 from mcp_gateway.frontdoor.exchange import Closers, Exchange, send_json
 from mcp_gateway.frontdoor.head import Lines, head_of
 from mcp_gateway.frontdoor.http_connection import EXCHANGE
@@ -42,8 +43,16 @@ _ONE_REQUEST: Final = RpcError(Code.INVALID_REQUEST, "the body must be one JSON-
 class ModernDoor:
     """Serves modern POSTs whose caller is known and whose body is parsed."""
 
-    def __init__(self, gateway: Gateway, rounds: Rounds, bulletin: Bulletin, closers: Closers) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        rounds: Rounds,
+        bulletin: Bulletin,
+        closers: Closers,
+        challenges: Challenges = NO_CHALLENGES,
+    ) -> None:
         self._gateway = gateway
+        self._challenges = challenges
         self._rounds = rounds
         self._bulletin = bulletin
         self._closers = closers
@@ -106,6 +115,8 @@ class ModernDoor:
 
         async def work() -> tuple[int, Json] | None:
             answer = await self._rounds.answer(caller, asked, channel)
+            if answer is not None and "error" in answer:
+                exchange.add_headers(self._challenges.step_up(scope["path"], answer))
             return None if answer is None else channel.response(answer)
 
         await exchange.run(work, self._closers, caller, hang_up_cancels=True)

@@ -32,6 +32,9 @@ NOT_AUTHENTICATED: Final = 401
 NOT_NOW: Final = 409
 """Likewise: for what is no tool call; those get a result that their model can act on."""
 
+SCOPE_NEEDED: Final = 403
+"""Likewise: with HTTP 403 and the scopes that are needed."""
+
 URL_ELICITATION_REQUIRED: Final = -32042
 """2025-11-25's stateless way to send a person somewhere first; it MUST NOT appear on the modern wire."""
 
@@ -48,6 +51,7 @@ _HTTP_STATUS: Final = {
     Code.METHOD_NOT_FOUND: 404,
     OVER_LIMIT: 429,
     NOT_NOW: 409,
+    SCOPE_NEEDED: 403,
 }
 
 _CODES_ABOUT_OUR_OWN_WIRE: Final = frozenset(
@@ -57,6 +61,7 @@ _CODES_ABOUT_OUR_OWN_WIRE: Final = frozenset(
         Code.METHOD_NOT_FOUND,
         Code.HEADER_MISMATCH,
         Code.UNSUPPORTED_VERSION,
+        SCOPE_NEEDED,
     }
 )
 """Codes that tell an agent about the connection it speaks on. An upstream's are about the connection behind us."""
@@ -116,7 +121,7 @@ def error_member(error: RpcError) -> Json:
 
 def _rpc_error(error: GatewayError, method: str, era: Era) -> RpcError:
     if isinstance(error, NotAvailable):
-        return _not_available(error.name, method, era)
+        return _not_available(error, method, era)
     if isinstance(error, BadRequest):
         return RpcError(error.rpc_code, str(error), error.data)
     if isinstance(error, BadArguments):
@@ -136,7 +141,10 @@ def _rpc_error(error: GatewayError, method: str, era: Era) -> RpcError:
     return INTERNAL_ERROR
 
 
-def _not_available(name: str, method: str, era: Era) -> RpcError:
+def _not_available(error: NotAvailable, method: str, era: Era) -> RpcError:
+    name, scopes = error.name, error.decision.scopes
+    if scopes:
+        return RpcError(SCOPE_NEEDED, "the token needs more scopes for this", {"scopes": list(scopes)})
     if method.startswith("tasks/"):
         return RpcError(Code.INVALID_PARAMS, UNKNOWN_TASK)
     shown = f"{name:.256}"

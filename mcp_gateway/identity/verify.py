@@ -8,36 +8,29 @@ from a header a proxy may add, not from anything in the message. Each kind of cr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from mcp_gateway.domain import NOTHING, StartedTask, Strength
+from mcp_gateway.domain import StartedTask, Strength
 from mcp_gateway.errors import NotAuthenticated
 from mcp_gateway.identity.keys import Keys
+from mcp_gateway.identity.shown import Identity, Shown
 from mcp_gateway.identity.task import CLAIMED, task_of_claims
+from mcp_gateway.identity.tokens import Tokens
+
+__all__ = ["ApiKeyCheck", "Identity", "Shown", "TaskTokens", "TokenCheck", "Verifier"]
 
 MAX_HEADER_CHARACTERS: Final = 8192
 
 # RFC 6750 section 2.1; the scheme is case-insensitive (RFC 9110 section 11.1).
 _BEARER: Final = re.compile(r"bearer +(?P<token>[A-Za-z0-9._~+/-]+=*)", re.IGNORECASE | re.ASCII)
+_API_KEY: Final = re.compile(r"bearer +mg[wt]_", re.IGNORECASE | re.ASCII)
+_FROM_ELSEWHERE: Final = (Strength.TOKEN, Strength.BOUND_TOKEN, Strength.CERTIFICATE)
 _MISSING: Final = "a bearer token is required"
 _REFUSED: Final = "the bearer token is not valid"
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who is calling, as far as it was verified."""
-
-    agent: str
-    strength: Strength
-    credential_id: str = ""
-    """What proved it (an API key's public id); empty for an anonymous agent."""
-    claims: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
-    started: StartedTask | None = None
-    """The started task that the credential itself stands for."""
 
 
 class TokenCheck(Protocol):
@@ -90,12 +83,40 @@ class Verifier:
         anonymous: str | None = None,
         tasks: TaskTokens | None = None,
         task_claim: str = "",
+        tokens: Tokens | None = None,
     ) -> None:
-        """`task_claim`: the claim of verified tokens that holds a task's name, if any."""
+        """`checks` answer at once; `tokens` are those of other issuers, who may have to be asked first. `task_claim`:
+        the claim of verified tokens that holds a task's name, if any."""
         self._checks = tuple(checks)
         self._anonymous = anonymous
         self._tasks = tasks
         self._task_claim = task_claim
+        self._tokens = tokens
+
+    @property
+    def answers_at_once(self) -> bool:
+        """Whether `identify` knows everybody there is to know: nobody's tokens but ours are believed."""
+        return self._tokens is None
+
+    async def admit(self, shown: Shown, now: datetime) -> Identity:
+        """Who sent a request. Waits only for what was never seen before.
+
+        Raises `NotAuthenticated` (401), `NoAgent` (403), `StoreUnavailable` or `IdentityUnavailable` (503).
+        """
+        tokens = self._tokens
+        if tokens is None or not tokens.concerns(shown) or _is_api_key(shown.authorization):
+            return self.identify(shown.authorization, now)
+        return await tokens.identify(shown, now)
+
+    def at_hand(self, shown: Shown, now: datetime) -> Identity | None:
+        """Who sent a request, where that is known without waiting and nothing of it is used up by asking.
+
+        None for everybody else, whoever is to be refused included. Raises `NotAuthenticated`, `StoreUnavailable`.
+        """
+        tokens = self._tokens
+        if tokens is None or not shown.authorization or _is_api_key(shown.authorization):
+            return self.identify(shown.authorization, now) if tokens is None or shown.authorization else None
+        return tokens.at_hand(shown, now)
 
     def identify(self, authorization: Sequence[str], now: datetime) -> Identity:
         """The identity behind all `Authorization` header values of one request.
@@ -125,6 +146,8 @@ class Verifier:
         task = self._tasks.verify(tokens[0], now) if self._tasks is not None and len(tokens) == 1 else None
         if task is None or task.agent != who.agent or (who.started is not None and who.started.id != task.id):
             raise NotAuthenticated(_REFUSED)
+        if None not in (task.person, who.person) and task.person != who.person:
+            raise NotAuthenticated(_REFUSED)  # a task that is done for somebody else
         return task
 
     def task_holds(self, task: StartedTask, now: datetime) -> bool:
@@ -137,11 +160,13 @@ class Verifier:
         """Whether an identity stands at `now`: what a stream asks before it sends on. Raises `StoreUnavailable`."""
         if identity.strength is Strength.ANONYMOUS:
             return identity.agent == self._anonymous
+        if self._tokens is not None and identity.strength in _FROM_ELSEWHERE:
+            return self._tokens.still_holds(identity, now)
         return any(check.still_holds(identity, now) for check in self._checks)
 
     def _anonymous_identity(self) -> Identity:
         if self._anonymous is None:
-            raise NotAuthenticated(_MISSING)
+            raise NotAuthenticated(_MISSING, error="")
         return Identity(self._anonymous, Strength.ANONYMOUS)
 
 
@@ -158,3 +183,8 @@ def _token(authorization: Sequence[str]) -> str:
     if match is None:
         raise NotAuthenticated(_REFUSED)
     return match["token"]
+
+
+def _is_api_key(authorization: Sequence[str]) -> bool:
+    """Whether it means to be a key or a task token of ours: no other issuer hears of those."""
+    return any(_API_KEY.match(value) for value in authorization)

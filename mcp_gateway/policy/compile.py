@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from mcp_gateway import jsonrpc
 from mcp_gateway.domain import Assignment, Decision, Effect, Kind, Reason
+from mcp_gateway.policy.conditions import TRUE, Scope
 from mcp_gateway.policy.demands import FirstCall, FlowRule
-from mcp_gateway.policy.document import Grant, PolicyDocument, Task
+from mcp_gateway.policy.document import Agent, Grant, PolicyDocument, Task
 from mcp_gateway.policy.patterns import Match, Pattern
 from mcp_gateway.policy.tables import Place
 
@@ -35,8 +36,9 @@ class Candidate:
 
     @property
     def is_certain(self) -> bool:
-        """Whether it holds whatever is asked: no condition, no demands, and all of the target."""
-        return self.grant.condition is None and self.grant.demands is None and self.match is Match.ALL
+        """Whether it holds whatever is asked: no condition, no scopes, no demands, and all of the target."""
+        grant = self.grant
+        return grant.condition is None and not grant.scopes and grant.demands is None and self.match is Match.ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,16 @@ class Policy:
         """Whether any call can have to meet more than conditions."""
         self.tasks_to_start = frozenset(task.name for task in document.tasks.values() if task.has_to_be_started)
         """Those that exist only while somebody has started them."""
+        self._matches = tuple(
+            (agent.name, agent.match) for agent in sorted(document.agents.values(), key=_name) if agent.match
+        )
         self._refusals = {reason: Decision(Effect.DENIED, reason, policy_version=self.version) for reason in Reason}
         self._remembered: dict[tuple[str, Kind, str, str], Candidates] = {}
+
+    def agents_for(self, claims: Mapping[str, Any]) -> tuple[str, ...]:
+        """Every agent whose `match` is true of verified claims, by name; one that cannot be evaluated is not true."""
+        scope = Scope({"claims": claims}, {})
+        return tuple(name for name, match in self._matches if match.values(scope) == TRUE)
 
     def refusal(self, reason: Reason) -> Decision:
         """The denial for `reason` that no line decided."""
@@ -135,12 +145,17 @@ class Policy:
 
     def decided(self, effect: Effect, reason: Reason, by: Candidate) -> Decision:
         """The decision that the line `by` made."""
-        return Decision(effect, reason, str(by.grant.at), self.version, by.grant.reason)
+        scopes = tuple(sorted(by.grant.scopes)) if reason is Reason.INSUFFICIENT_SCOPE else ()
+        return Decision(effect, reason, str(by.grant.at), self.version, by.grant.reason, scopes=scopes)
 
     def _remember(self, key: tuple[str, Kind, str, str], found: Candidates) -> None:
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()
         self._remembered[key] = found
+
+
+def _name(agent: Agent) -> str:
+    return agent.name
 
 
 def compile_policy(document: PolicyDocument) -> Policy:

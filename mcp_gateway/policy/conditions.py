@@ -54,6 +54,8 @@ class Scope:
     """All names but `args`."""
     args: Mapping[str, Any] | None
     """None: not known yet."""
+    granted: frozenset[str] | None = None
+    """The scopes of the caller's token; None: it has none and can get none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,11 @@ class Condition:
     def fields_of(self, root: str) -> frozenset[str]:
         """The fields of one name that it reads, as far as it names them plainly."""
         return dict(self._whole.reads).get(root) or frozenset()
+
+    @property
+    def roots(self) -> frozenset[str]:
+        """The names it refers to, of those in `condition_checks.FIELDS`."""
+        return frozenset(root for root, _ in self._whole.reads)
 
     def values(self, scope: Scope) -> Values:
         """Every value the condition could have; exactly one where the arguments are known or do not matter."""

@@ -3,7 +3,7 @@
 1. Unknown agent, no task, or a task that is not the agent's: denied. Unknown target: denied.
 2. Any deny that matches and holds: denied. One that cannot be evaluated denies too: it fails closed.
 3. Any grant that matches and holds: allowed. A condition that cannot be evaluated is not true.
-4. Otherwise denied.
+4. Otherwise denied; where nothing but scopes of the caller's token is missing, with the scopes that would do.
 
 What an allowed call still has to meet at its moment (limits, order, approvals, what its task has read, its budget) goes
 along as the decision's `terms`; a started task's end is the policy's business, for time is an argument.
@@ -159,7 +159,7 @@ def scope_of(caller: Caller, request: Request, target: Target, now: datetime) ->
         "request": {"era": str(request.era), "transport": str(request.transport), "method": method},
         "now": now,
     }
-    return Scope(values, _arguments(request, target))
+    return Scope(values, _arguments(request, target), caller.scopes)
 
 
 def _context(started: StartedTask) -> Mapping[str, Any]:
@@ -168,6 +168,18 @@ def _context(started: StartedTask) -> Mapping[str, Any]:
 
 def holds(candidate: Candidate, scope: Scope) -> Values:
     """Every truth value that "this line speaks of the target, and its condition is true" could have."""
+    if not has_scopes(candidate, scope):
+        return FALSE
+    return holds_with_scopes(candidate, scope)
+
+
+def has_scopes(candidate: Candidate, scope: Scope) -> bool:
+    """Whether the caller's token has what the line asks for."""
+    return candidate.grant.scopes <= (scope.granted or frozenset())
+
+
+def holds_with_scopes(candidate: Candidate, scope: Scope) -> Values:
+    """The same as `holds`, if the caller had every scope."""
     condition = candidate.grant.condition
     values = TRUE if condition is None else condition.values(scope)
     return values if candidate.match is Match.ALL else values | FALSE
@@ -197,7 +209,21 @@ def _weigh(policy: Policy, candidates: Candidates, scope: Scope) -> Decision:
     possible = allowing or next((grant for grant, values in grants if values & TRUE), None)
     if possible is not None:
         return policy.decided(Effect.DEPENDS, Reason.GRANT_DEPENDS, possible)
-    return _none_holds(policy, grants)
+    return _step_up(policy, candidates, scope) or _none_holds(policy, grants)
+
+
+def _step_up(policy: Policy, candidates: Candidates, scope: Scope) -> Decision | None:
+    """What more scopes would allow, if this caller can get any: of several ways the one that lacks the fewest."""
+    if scope.granted is None:
+        return None
+    ways = [
+        grant for grant in candidates.grants if not has_scopes(grant, scope) and holds_with_scopes(grant, scope) & TRUE
+    ]
+    if not ways:
+        return None
+    granted = scope.granted
+    way = min(ways, key=lambda grant: (len(grant.grant.scopes - granted), grant.grant.at))
+    return policy.decided(Effect.DEPENDS, Reason.INSUFFICIENT_SCOPE, way)
 
 
 def _none_holds(policy: Policy, grants: Sequence[tuple[Candidate, Values]]) -> Decision:
@@ -214,6 +240,8 @@ def _for_verb(policy: Policy, verb: Verb, decision: Decision) -> Decision:
     call no more than that call, which the arguments then allowed."""
     if decision.effect is not Effect.DEPENDS or verb is Verb.LIST:
         return decision
+    if decision.reason is Reason.INSUFFICIENT_SCOPE:
+        return replace(decision, effect=Effect.DENIED)
     if verb is Verb.COMPLETE or verb in _AFTER_A_CALL:
         return Decision(Effect.ALLOWED, decision.reason, decision.grant, policy.version)
     return Decision(Effect.DENIED, Reason.CONDITION_UNEVALUABLE, decision.grant, policy.version)

@@ -32,10 +32,11 @@ from mcp_gateway.policy.patterns import Pattern, PatternError, parse_pattern
 from mcp_gateway.policy.tables import CODE, Place, Table
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
 
 # Keys that are enforced, by the type they have; and those that are designed and not enforced yet.
 _TOP: Final[Mapping[str, type]] = {"agents": dict, "tasks": dict, "flow": list}
-_AGENT: Final[Mapping[str, type]] = {"tasks": list, "default_task": str}
+_AGENT: Final[Mapping[str, type]] = {"match": str, "tasks": list, "default_task": str}
 _TASK: Final[Mapping[str, type]] = {
     "purpose": str,
     "allow": list,
@@ -46,10 +47,17 @@ _TASK: Final[Mapping[str, type]] = {
     "context": list,
     "flow": list,
 }
-_GRANT: Final[Mapping[str, type]] = {"tools": list, "when": str, "limit": dict, "after": dict, "approval": str}
+_GRANT: Final[Mapping[str, type]] = {
+    "tools": list,
+    "when": str,
+    "scopes": list,
+    "limit": dict,
+    "after": dict,
+    "approval": str,
+}
 _DENY: Final[Mapping[str, type]] = {"tools": list, "when": str, "reason": str}
 _TOP_LATER: Final = frozenset({"mode"})
-_AGENT_LATER: Final = frozenset({"match"})
+_AGENT_LATER: Final[frozenset[str]] = frozenset()
 _TASK_LATER: Final = frozenset({"models", "routes", "mode"})
 _GRANT_LATER: Final = frozenset({"mode"})
 _DENY_LATER: Final = frozenset({"mode"})
@@ -66,6 +74,8 @@ class Grant:
     """A deny's own words, for operators."""
     demands: Demands | None = None
     """What it asks for besides its condition."""
+    scopes: frozenset[str] = frozenset()
+    """What the caller's token must have been given, all of it; a grant only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,8 @@ class Agent:
     tasks: tuple[str, ...]
     default_task: str | None
     at: Place
+    match: Condition | None = None
+    """Over the claims of a verified token: whether it is this agent's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +242,16 @@ def _read_agent(name: str, table: Table) -> Agent:
     table.check_keys(_AGENT, _AGENT_LATER)
     table.require("tasks", 'write tasks = ["..."]')
     tasks = tuple(text for _, text in table.texts("tasks"))
-    return Agent(name, tasks, table.text("default_task"), table.place())
+    return Agent(name, tasks, table.text("default_task"), table.place(), _match(table))
+
+
+def _match(table: Table) -> Condition | None:
+    """`match`. It says who somebody is, so it sees the claims and nothing that comes of knowing that."""
+    condition = _condition(table, "match")
+    others = sorted(condition.roots - {"claims"}) if condition else []
+    for name in others:
+        table.complain(("match",), f"'match' cannot refer to {name!r}", "it sees claims only, e.g. claims.client_id")
+    return None if others else condition
 
 
 def _read_task(name: str, table: Table) -> Task:
@@ -272,7 +293,17 @@ def _read_grant(table: Table, known: Mapping[str, type], later: frozenset[str], 
     table.require_some("tools", 'write tools = ["upstream/name"]')
     patterns = _patterns(table, "tools", list(table.texts("tools")), any_upstream=any_upstream)
     demands = None if any_upstream else read_demands(table)
-    return Grant(table.place(), patterns, _condition(table), table.text("reason") or "", demands)
+    condition, reason = _condition(table, "when"), table.text("reason") or ""
+    return Grant(table.place(), patterns, condition, reason, demands, _scopes(table))
+
+
+def _scopes(table: Table) -> frozenset[str]:
+    scopes = []
+    for index, text in table.texts("scopes"):
+        if not _SCOPE.fullmatch(text):
+            table.complain(("scopes", index), f"{text!r} is no scope", 'one word, such as "crm:write"')
+        scopes.append(text)
+    return frozenset(scopes)
 
 
 def _patterns(table: Table, key: str, texts: Sequence[tuple[int, str]], *, any_upstream: bool) -> tuple[Pattern, ...]:
@@ -285,13 +316,13 @@ def _patterns(table: Table, key: str, texts: Sequence[tuple[int, str]], *, any_u
     return tuple(patterns)
 
 
-def _condition(table: Table) -> Condition | None:
-    text = table.text("when")
+def _condition(table: Table, key: str) -> Condition | None:
+    text = table.text(key)
     if text is None:
         return None
     try:
         return compile_condition(text)
     except ConditionError as e:
         for problem in e.problems:
-            table.complain(("when",), problem.message, problem.fix)
+            table.complain((key,), problem.message, problem.fix)
         return None

@@ -43,6 +43,8 @@ class Line:
     condition: str
     value: str
     """What "it matches, and its condition is true" came to; empty where no pattern matches."""
+    lacks: tuple[str, ...]
+    """Scopes it asks for that the caller's token does not have."""
     parts: tuple[Part, ...]
     decided: bool
     """Whether the decision names this line."""
@@ -132,6 +134,7 @@ def _line(effect: str, grant: Grant, candidate: Candidate | None, scope: Scope, 
         matched=matched,
         condition=grant.condition.text if grant.condition else "",
         value=value,
+        lacks=tuple(sorted(grant.scopes - (scope.granted or frozenset()))) if candidate is not None else (),
         parts=parts,
         decided=candidate is not None and str(grant.at) == decision.grant,
         demands=told(grant.demands) if grant.demands else (),
@@ -171,6 +174,8 @@ def _line_text(line: Line) -> Iterator[str]:
 
 
 def _verdict(line: Line) -> str:
+    if line.lacks:
+        return f"the token lacks the scope {' '.join(line.lacks)}"
     if not line.condition:
         return "without a condition" if line.value == describe(TRUE) else f"in part: {line.value}"
     return f"its condition: {line.value}"

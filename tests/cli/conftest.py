@@ -24,9 +24,9 @@ class Operator:
     def write(self, files: Mapping[str, str]) -> None:
         write_files(self.folder, files)
 
-    def run(self, *words: str, exits: int = 0, **env: str) -> Result:
+    def run(self, *words: str, exits: int = 0, stdin: str | None = None, **env: str) -> Result:
         """Run one command and see that it exits as it should."""
-        result = CliRunner().invoke(app, words, env=env, prog_name="mcp-gateway")
+        result = CliRunner().invoke(app, words, input=stdin, env=env, prog_name="mcp-gateway")
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert result.exit_code == exits, result.output

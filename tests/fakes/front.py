@@ -27,8 +27,10 @@ from fakes.waiting import until
 from mcp_gateway.audit.log import AuditLog
 from mcp_gateway.catalog.catalog import build
 from mcp_gateway.catalog.pages import Cursors
+from mcp_gateway.config.identity import IdentityConfig
 from mcp_gateway.domain import Caller, Credential, Json, Listing
 from mcp_gateway.frontdoor.answers import SERVER_INFO, Answers
+from mcp_gateway.frontdoor.challenges import Challenges
 from mcp_gateway.frontdoor.doorstep import Doorstep
 from mcp_gateway.frontdoor.exchange import Closers
 from mcp_gateway.frontdoor.housekeeping import close_revoked
@@ -36,6 +38,7 @@ from mcp_gateway.frontdoor.http import HttpDoor
 from mcp_gateway.frontdoor.http_server import Server, listening_socket
 from mcp_gateway.frontdoor.legacy import LegacyDoor
 from mcp_gateway.frontdoor.listen import Bulletin
+from mcp_gateway.frontdoor.login_pages import LoginPages
 from mcp_gateway.frontdoor.modern import ModernDoor
 from mcp_gateway.frontdoor.parking import ParkingLot
 from mcp_gateway.frontdoor.rounds import Rounds
@@ -45,11 +48,16 @@ from mcp_gateway.frontdoor.wire_tasks import WIRE_TASK_TTL_S, WireTasks
 from mcp_gateway.gateway import Gateway, Snapshot
 from mcp_gateway.guards.order import Guards
 from mcp_gateway.guards.transactions import Transactions
+from mcp_gateway.identity.key_source import KeySource
 from mcp_gateway.identity.keys import Keys
+from mcp_gateway.identity.login import AuthorizationServer, signing_key
 from mcp_gateway.identity.started import StartedTasks, TaskTokenCheck
+from mcp_gateway.identity.trust import resource_of, tokens_of
 from mcp_gateway.identity.verify import ApiKeyCheck, Verifier
+from mcp_gateway.netguard import Allowed, Fetcher
 from mcp_gateway.policy.compile import compile_policy
 from mcp_gateway.policy.document import from_sources
+from mcp_gateway.storage.logins import LoginStore
 from mcp_gateway.storage.used import UsedOnce
 
 APPROVAL_WAIT_S = 0.05
@@ -139,6 +147,7 @@ class Front:
     updates: Updates
     tasks: StartedTasks
     transactions: Transactions
+    login: AuthorizationServer | None = None
     tokens: dict[str, str] = field(default_factory=dict)
     port: int = 0
     http: httpx2.AsyncClient = field(default_factory=lambda: httpx2.AsyncClient(verify=_NO_TLS, trust_env=False))
@@ -175,6 +184,30 @@ class Front:
         """Swap in a snapshot in which `u` offers more tools, or another policy holds, and tell whom it concerns."""
         self.gateway.swap(snapshot(self.u, listing(*more_tools), policy or POLICY))
         self.bulletin.publish()
+
+    def events(self) -> list[tuple[str, str]]:
+        """The audit's events (kind, name), oldest first."""
+        database = sqlite3.connect(self.folder / "audit.db")
+        try:
+            return database.execute("SELECT kind, name FROM entries WHERE request_id IS NULL ORDER BY seq").fetchall()
+        finally:
+            database.close()
+
+    def tokens_known(self) -> int:
+        """How many tokens the door remembers."""
+        assert self.verifier._tokens is not None
+        return len(self.verifier._tokens._known)
+
+    def key_source(self) -> KeySource:
+        """Where the first issuer's keys come from."""
+        assert self.verifier._tokens is not None
+        [source, *_] = [issuer.keys for issuer in self.verifier._tokens._issuers.values()]
+        assert source is not None
+        return source
+
+    def now_is(self, now: datetime) -> None:
+        """The door's clock stands still from now on."""
+        self.door._clock = lambda: now
 
     async def post(self, body: Any, agent: str = "alice", path: str = "", **headers: str) -> httpx2.Response:
         """POST bytes, or anything as JSON, with the headers every client sends; `_` in names stands for `-`."""
@@ -263,14 +296,33 @@ def snapshot(u: FakeUpstream, offered: Listing, policy: str = POLICY) -> Snapsho
 
 @asynccontextmanager
 async def parts(
-    folder: Path, *, anonymous: str | None = None, page_size: int = 1000, **step: Any
+    folder: Path,
+    *,
+    anonymous: str | None = None,
+    page_size: int = 1000,
+    identity: IdentityConfig | None = None,
+    policy: str = POLICY,
+    **step: Any,
 ) -> AsyncIterator[Front]:
-    """Everything but the socket. `step` are settings of the `Doorstep`."""
+    """Everything but the socket. `identity`: whose tokens are believed. `step` are settings of the `Doorstep`."""
     u = FakeUpstream("u")
     keys = Keys(folder / "state")
-    async with AuditLog.opened(folder / "audit.db", folder / "state") as audit:
+    trusted, fetcher = identity or IdentityConfig(), Fetcher(Allowed.of(["127.0.0.0/8"]))
+    async with AsyncExitStack() as stack:
+        audit = await stack.enter_async_context(AuditLog.opened(folder / "audit.db", folder / "state"))
+        stack.push_async_callback(fetcher.aclose)
         tasks, transactions = StartedTasks(folder / "state"), Transactions(folder / "state", utc_now, APPROVAL_WAIT_S)
-        gateway = Gateway(snapshot(u, listing()), audit, utc_now, page_size, transactions)
+        gateway = Gateway(snapshot(u, listing(), policy), audit, utc_now, page_size, transactions)
+        login = None
+        if trusted.login is not None:
+            store = LoginStore(folder / "state")
+            stack.callback(store.close)
+            login = AuthorizationServer(trusted.url, trusted.login, store, signing_key(b"k" * 32), fetcher, time.time)
+            await login.learn_of_revocations()
+        tokens = tokens_of(trusted, fetcher, lambda: gateway.snapshot.policy, login)
+        if tokens is not None:
+            await stack.enter_async_context(tokens.kept_fresh())
+        challenges = Challenges(resource_of(trusted))
         ids = iter(range(1, 1_000_000))
         wire_tasks = WireTasks(Seals(b"k" * 32, "wire task", WIRE_TASK_TTL_S), time.time)
         updates = Updates(gateway, lambda: f"r-{next(ids)}")
@@ -278,28 +330,18 @@ async def parts(
         bulletin, closers = Bulletin(gateway, SERVER_INFO, updates), Closers()
         used = UsedOnce(folder / "state")
         rounds = Rounds(answers, ParkingLot(closers), Seals(b"k" * 32, "request state", 600), time.time, used.take)
-        legacy, modern = LegacyDoor(answers, bulletin, closers), ModernDoor(gateway, rounds, bulletin, closers)
-        verifier = Verifier([ApiKeyCheck(keys), TaskTokenCheck(tasks)], anonymous, tasks, "task")
+        legacy = LegacyDoor(answers, bulletin, closers, challenges)
+        modern = ModernDoor(gateway, rounds, bulletin, closers, challenges)
+        checks = [ApiKeyCheck(keys), TaskTokenCheck(tasks)]
+        verifier = Verifier(checks, anonymous, tasks, "task", tokens)
         health: dict[str, Any] = {"ok": True, "ready": True}
         doorstep = Doorstep(**step)
-        door = HttpDoor(gateway, doorstep, verifier, audit, (modern, legacy), lambda: health, utc_now)
+        doors, tell = (modern, legacy), lambda: health
+        pages = login and LoginPages(login, doorstep, audit, Seals(b"k" * 32, "login form", 600), time.time)
+        door = HttpDoor(gateway, doorstep, verifier, audit, doors, tell, utc_now, challenges, pages)
         yield Front(
-            folder,
-            gateway,
-            audit,
-            answers,
-            bulletin,
-            closers,
-            legacy,
-            door,
-            keys,
-            verifier,
-            u,
-            health,
-            rounds,
-            updates,
-            tasks,
-            transactions,
+            *(folder, gateway, audit, answers, bulletin, closers, legacy, door, keys, verifier, u, health, rounds),
+            *(updates, tasks, transactions, login),
         )
         transactions.close()
         tasks.close()

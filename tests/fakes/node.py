@@ -43,6 +43,14 @@ def npm_command(package: str, *arguments: str) -> list[str]:
     return [str(node), str(folder / package / _PROGRAMS[package]), *arguments]
 
 
+def node_program(file: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """The command that runs one of the `.mjs` files beside this one, and what its environment needs."""
+    folder, node = node_modules(), node_binary()
+    assert folder is not None and node is not None, "mark the test with requires_node"
+    # Packages are looked for beside the file that imports them, not where NODE_PATH says: the file gets the folder.
+    return [str(node), str(Path(__file__).with_name(file)), *arguments], {"NODE_MODULES": str(folder)}
+
+
 _PROGRAMS: Final = {
     "@modelcontextprotocol/conformance": "dist/index.js",
     "@modelcontextprotocol/inspector": "clients/launcher/build/index.js",

@@ -81,7 +81,7 @@ def test_every_class_of_error_has_an_answer() -> None:
     for error in classes():
         made: Any = error.__new__(error)
         Exception.__init__(made, "text")
-        made.name, made.rpc_code, made.data = "n", -32602, None
+        made.name, made.rpc_code, made.data, made.decision = "n", -32602, None, Decision(Effect.DENIED, Reason.NO_GRANT)
         assert "error" in answer_to(made, "prompts/get", Era.MODERN)
 
 

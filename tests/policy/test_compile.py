@@ -65,3 +65,24 @@ def test_what_is_remembered_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(policy._remembered) <= 3
     policy.candidates("work", Kind.RESOURCE, "docs", "file:///" + "x" * 10_000)
     assert all(len(name) < 10_000 for _, _, _, name in policy._remembered)
+
+
+def test_an_agent_is_whoever_its_match_is_true_of() -> None:
+    text = """
+[agents.support]
+tasks = []
+match = 'claims.iss == "https://idp" && claims.azp == "support"'
+
+[agents.ops]
+tasks = []
+match = '"ops" in claims.groups'
+
+[agents.by-key]
+tasks = []
+"""
+    policy = compile_policy(from_sources({"a.toml": text}))
+    assert policy.agents_for({"iss": "https://idp", "azp": "support"}) == ("support",)
+    assert policy.agents_for({"iss": "https://evil", "azp": "support"}) == ()
+    assert policy.agents_for({"iss": "https://idp", "azp": "support", "groups": ["ops"]}) == ("ops", "support")
+    assert policy.agents_for({}) == ()
+    assert policy.agents_for({"groups": "ops"}) == ()

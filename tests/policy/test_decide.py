@@ -170,3 +170,55 @@ def test_what_comes_after_a_call_is_allowed_as_long_as_some_call_is(verb: Verb) 
 def test_a_condition_on_the_method_sees_the_call_that_a_task_came_of() -> None:
     policy = policy_of("[[tasks.work.grant]]\ntools = ['up/*']\nwhen = 'request.method == \"tools/call\"'\n")
     assert decide(policy, caller(), request(Verb.TASK_GET), target("up/run"), NOON).allowed
+
+
+SCOPED = """[[tasks.work.grant]]
+tools = ['crm/*']
+scopes = ['crm:write', 'crm:read']
+[[tasks.work.grant]]
+tools = ['crm/refund']
+scopes = ['crm:all', 'a', 'b']
+when = 'args.amount < 10'
+[[tasks.work.deny]]
+tools = ['crm/secret']
+"""
+
+
+def test_a_grant_with_scopes_is_for_tokens_that_have_all_of_them() -> None:
+    policy = policy_of(SCOPED)
+    assert call(policy, "crm/put", who=caller(scope="crm:read crm:write x")).allowed
+    assert call(policy, "crm/put", who=caller(scp=["crm:read", "crm:write"])).allowed
+    for claims in ({"scope": "crm:read"}, {"scope": ""}, {"scope": 7}, {"scp": [["crm:write"]]}, {"iss": "x"}):
+        refused = call(policy, "crm/put", who=caller(**claims))
+        assert (refused.effect, refused.reason) == (Effect.DENIED, Reason.INSUFFICIENT_SCOPE)
+        assert refused.scopes == ("crm:read", "crm:write")
+        assert listing(policy, "crm/put", caller(**claims)).effect is Effect.DEPENDS
+
+
+def test_who_can_get_no_scopes_is_not_told_of_any() -> None:
+    policy = policy_of(SCOPED)
+    for who in (caller(), caller(certificate={"subject": "CN=a"})):
+        refused = call(policy, "crm/put", who=who)
+        assert (refused.reason, refused.scopes) == (Reason.CONDITION_FALSE, ())
+        assert not listing(policy, "crm/put", who).visible
+
+
+def test_scopes_are_asked_for_only_where_they_would_be_enough() -> None:
+    policy = policy_of(SCOPED)
+    secret = call(policy, "crm/secret", who=caller(scope=""))
+    assert (secret.reason, secret.scopes) == (Reason.DENY, ())
+    unknown = call(policy, "other/put", who=caller(scope=""))
+    assert (unknown.reason, unknown.scopes) == (Reason.NO_GRANT, ())
+
+
+def test_of_several_ways_the_one_that_lacks_least_is_asked_for() -> None:
+    policy = policy_of(SCOPED)
+    assert call(policy, "crm/refund", {"amount": 5}, caller(scope="")).scopes == ("crm:read", "crm:write")
+    assert call(policy, "crm/refund", {"amount": 5}, caller(scope="a b")).scopes == ("a", "b", "crm:all")
+    assert call(policy, "crm/refund", {"amount": 50}, caller(scope="a b")).scopes == ("crm:read", "crm:write")
+
+
+def test_a_completion_is_no_way_around_scopes() -> None:
+    policy = policy_of(SCOPED)
+    asked = decide(policy, caller(scope=""), request(Verb.COMPLETE), target("crm/put"), NOON)
+    assert (asked.effect, asked.reason) == (Effect.DENIED, Reason.INSUFFICIENT_SCOPE)

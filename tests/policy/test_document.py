@@ -82,7 +82,6 @@ def test_a_mistake_is_named_where_it_stands(text: str, expected: str) -> None:
     "text",
     [
         "mode = 'shadow'\n",
-        "[agents.bot]\ntasks = []\nmatch = 'true'\n",
         "[tasks.t]\nmode = 'shadow'\n",
         "[tasks.t.models]\nallow = ['m-*']\n",
         "[tasks.t.routes]\nallow = ['orders: GET /v1/**']\n",
@@ -147,3 +146,28 @@ def test_a_directory_that_is_a_file_is_a_complaint(tmp_path: Path) -> None:
     (tmp_path / "policies").write_text("")
     with pytest.raises(PolicyInvalid, match="cannot be read"):
         load(tmp_path / "policies")
+
+
+def test_a_match_sees_claims_and_nothing_that_comes_of_knowing_who_it_is() -> None:
+    document = from_sources({"a.toml": "[agents.bot]\ntasks = []\nmatch = 'claims.azp == \"bot\"'\n"})
+    assert document.agents["bot"].match is not None
+    for name in ("agent.name", "person", "task.name", "args.x", "tool.name", "request.era"):
+        [complaint] = complaints(f"[agents.bot]\ntasks = []\nmatch = '{name} == \"x\"'\n")
+        assert "a.toml:3" in complaint
+        assert "'match' cannot refer to" in complaint
+
+
+def test_a_match_that_cannot_be_compiled_is_a_complaint() -> None:
+    [complaint] = complaints("[agents.bot]\ntasks = []\nmatch = 'claims.azp ='\n")
+    assert complaint.startswith("a.toml:3")
+
+
+@pytest.mark.parametrize("scope", ["a b", "", 'a"b', "a\\b", "é"])
+def test_a_scope_is_one_word(scope: str) -> None:
+    [complaint] = complaints(f"[[tasks.t.grant]]\ntools = ['a/b']\nscopes = ['{scope}']\n")
+    assert "is no scope" in complaint
+
+
+def test_a_deny_asks_for_no_scopes() -> None:
+    [complaint] = complaints("[[tasks.t.deny]]\ntools = ['a/b']\nscopes = ['a']\n")
+    assert "unknown key 'scopes'" in complaint
