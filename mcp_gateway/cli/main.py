@@ -9,7 +9,7 @@ from __future__ import annotations
 import typer
 
 from mcp_gateway import __version__
-from mcp_gateway.cli import approvals, audit, check, key, log, policy, serve, stdio, task, why
+from mcp_gateway.cli import approvals, audit, check, key, log, login, policy, serve, stdio, task, why
 from mcp_gateway.cli.output import Commands
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app.command("stdio")(stdio.stdio)
 app.command("check")(check.check)
 app.command("why")(why.why)
 app.command("log")(log.log)
+app.command("login")(login.login)
+app.command("logout")(login.logout)
 app.add_typer(policy.app, name="policy")
 app.add_typer(key.app, name="key")
 app.add_typer(task.app, name="task")

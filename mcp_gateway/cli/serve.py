@@ -54,6 +54,7 @@ async def _serve(load_again: Load, as_json: bool) -> None:
     # Before anything is started: a second gateway on the same port should end at once, and start no upstream.
     with listening_socket(settings.host, settings.port) as listener, _admin_socket(settings) as admin:
         async with running(load_again) as parts:
+            parts.serve_pages_at(url_of(listener).removesuffix("/mcp"))
             keys = keys_of(parts.configuration)
             started = started_tasks_of(parts.configuration)
             door_verifier = verifier(parts.configuration, keys, started)

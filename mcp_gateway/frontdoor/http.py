@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from mcp_gateway.audit.log import AuditLog
 from mcp_gateway.domain import Caller, Era, Json, RpcError
 from mcp_gateway.errors import BadRequest, NotAuthenticated, StoreUnavailable
+from mcp_gateway.frontdoor.connect import ConnectPages
 from mcp_gateway.frontdoor.doorstep import Doorstep, HttpRefusedError, Refusal, accepts
 from mcp_gateway.frontdoor.exchange import CHALLENGE, send_json
 from mcp_gateway.frontdoor.head import head_of
@@ -55,7 +56,9 @@ class HttpDoor:
         doors: tuple[ModernDoor, LegacyDoor],
         health: Health,
         clock: Clock,
+        pages: ConnectPages | None = None,
     ) -> None:
+        self._pages = pages
         self._gateway = gateway
         self._doorstep = doorstep
         self._verifier = verifier
@@ -105,9 +108,15 @@ class HttpDoor:
         elif scope["path"] in ("/health", "/ready"):
             await self._tell_health(scope, send)
         elif (route := _ROUTE.fullmatch(scope["raw_path"])) is None:
-            await self._refuse(send, Refusal(404, "not found"))
+            await self._beside_mcp(scope, receive, send)
         else:
             await self._admit(scope, receive, send, None if route["task"] is None else route["task"].decode())
+
+    async def _beside_mcp(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._pages is not None and scope["path"].startswith("/connect/"):
+            await self._pages.serve(scope, receive, send, self._doorstep)
+        else:
+            await self._refuse(send, Refusal(404, "not found"))
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send, task: str | None) -> None:
         """Find out who asks and for which task."""
