@@ -132,6 +132,8 @@ class Caller:
     """The started task the request came with; ending it ends everything that hangs on it."""
     expires_at: float = inf
     """When what proved it ends by itself, in seconds since the epoch: streams end then, calls under way finish."""
+    token: str = field(default="", repr=False)
+    """The access token that proved the person, where one did: only ever sent to its own issuer, to be exchanged."""
 
     @property
     def started_id(self) -> str:
@@ -357,6 +359,8 @@ class Credential:
     """A secret for one upstream, as the headers that carry it. Never logged, never in an error."""
 
     headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    owner: str = ""
+    """Whose it is, as the vault calls them: the same when the secret is renewed. Empty: everybody's."""
 
     def __repr__(self) -> str:
         return f"Credential({sorted(self.headers)})"
@@ -373,6 +377,7 @@ class OutcomeStatus(StrEnum):
     UNREACHABLE = "unreachable"  # no connection to the upstream, or it broke before an answer
     TIMED_OUT = "timed_out"  # no answer of the upstream in time
     MISBEHAVED = "misbehaved"  # the upstream's answer broke the protocol or a bound
+    CONSENT_NEEDED = "consent_needed"  # a person has to log in to the upstream first; nothing was sent
     CANCELLED = "cancelled"  # the agent cancelled it or went away
     INPUT_REQUIRED = "input_required"  # the upstream asks the agent's side something before it goes on
     WIRE_TASK = "wire_task"  # the tool goes on by itself (MCP's tasks extension); the agent asks for its result later
@@ -417,6 +422,8 @@ class UpstreamRequest:
     """The upstream's own definition of the target (its schema names the `Mcp-Param-*` headers)."""
     timeout_s: float | None = None
     """None: the upstream's configured timeout."""
+    owner: str = ""
+    """Whose credential that is (`Credential.owner`): a legacy session belongs to one owner."""
 
 
 class Reply(Protocol):
@@ -510,6 +517,7 @@ class UpstreamState(StrEnum):
     STARTING = "starting"
     READY = "ready"
     DOWN = "down"  # it will be tried again
+    NEEDS_LOGIN = "needs_login"  # nobody has logged in to it yet, or their login is over
     DISABLED = "disabled"
     CLOSED = "closed"
 
@@ -527,6 +535,47 @@ class UpstreamStatus:
     """The last error, in words an operator can act on; no secrets."""
     retry_in_s: float | None = None
     restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """An upstream's refusal of a credential: the HTTP status, and its `WWW-Authenticate` line as it came."""
+
+    status: int
+    text: str = ""
+
+
+class Broker(Protocol):
+    """What finds the credential for a call."""
+
+    async def credential_for(self, caller: Caller, upstream: str) -> Credential:
+        """What to send to `upstream` on behalf of `caller`.
+
+        Raises `errors.ConsentNeeded` where a person has to log in first, `UpstreamError` where none can be had now.
+        """
+        ...
+
+    async def after_refusal(self, caller: Caller, upstream: str, used: Credential, why: Challenge) -> Credential | None:
+        """Another credential to try once, after the upstream refused `used`; None: there is no better one.
+
+        Raises as `credential_for` does.
+        """
+        ...
+
+
+class OwnCredentials(Protocol):
+    """What the gateway's own requests to an upstream carry: its lists, its subscriptions."""
+
+    async def own(self, upstream: str) -> Credential:
+        """What to send; nothing (no headers) where nothing is known to be needed. Raises `UpstreamError`."""
+        ...
+
+    async def own_after_refusal(self, upstream: str, used: Credential, why: Challenge) -> Credential:
+        """Another one, after the upstream refused `used`.
+
+        Raises `errors.LoginNeeded` where a person has to log in first, `UpstreamError` where none can be had now.
+        """
+        ...
 
 
 class Upstream(Protocol):

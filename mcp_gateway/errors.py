@@ -9,11 +9,13 @@
     │   ├── BadArguments        arguments that the tool's own schema refuses: a tool result the model can act on
     │   ├── OverLimit           too large, too many, too often
     │   ├── NotNow              the agent's to use, but not at this moment: the message says what has to happen first
+    │   ├── ConsentNeeded       a person has to log in to an upstream first
     │   └── AgentRefused        its side answered a question with an error
     ├── UpstreamError       something behind us failed
     │   ├── Unreachable         no connection, or it broke before an answer
     │   ├── TimedOut            no answer in time
-    │   └── Misbehaved          an answer that breaks the protocol or a bound
+    │   ├── Misbehaved          an answer that breaks the protocol or a bound
+    │   └── LoginNeeded         its lists cannot be asked for until somebody has logged in to it
     └── OperatorError       whoever runs the gateway has to act
         ├── ConfigInvalid       servers.toml: complaints with file:line and what to do
         ├── PolicyInvalid       policies/*.toml: the same
@@ -112,6 +114,17 @@ class NotNow(AgentError):
     code = "GW-NOT-NOW"
 
 
+class ConsentNeeded(AgentError):
+    """A person has to log in to an upstream first. `url` is the page to open; empty: the message says what to do."""
+
+    code = "GW-CONSENT-NEEDED"
+
+    def __init__(self, upstream: str, message: str, url: str = "") -> None:
+        super().__init__(message)
+        self.upstream = upstream
+        self.url = url
+
+
 class AgentRefused(AgentError):
     """The agent's side answered a question of an upstream's with a JSON-RPC error."""
 
@@ -149,6 +162,12 @@ class Misbehaved(UpstreamError):
     """An answer that breaks the protocol or a bound of ours."""
 
     code = "GW-UPSTREAM-MISBEHAVED"
+
+
+class LoginNeeded(UpstreamError):
+    """Its lists cannot be asked for until somebody has logged in to it."""
+
+    code = "GW-UPSTREAM-NEEDS-LOGIN"
 
 
 class OperatorError(GatewayError):

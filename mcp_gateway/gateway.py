@@ -26,6 +26,7 @@ from mcp_gateway.catalog.rewrite import upstream_params
 from mcp_gateway.domain import (
     Assignment,
     Caller,
+    Challenge,
     Credential,
     Decision,
     Effect,
@@ -46,6 +47,7 @@ from mcp_gateway.errors import (
     AgentRefused,
     BadArguments,
     BadRequest,
+    ConsentNeeded,
     GatewayError,
     Misbehaved,
     NotAvailable,
@@ -58,6 +60,7 @@ from mcp_gateway.guards.order import Guards
 from mcp_gateway.guards.transactions import Held, Transactions
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.decide import decide
+from mcp_gateway.upstreams.refusals import Rejected
 
 Clock = Callable[[], datetime]
 """The time, in UTC and aware of it."""
@@ -66,6 +69,7 @@ _STATUS_OF: Final[tuple[tuple[type[GatewayError], OutcomeStatus], ...]] = (
     (BadArguments, OutcomeStatus.BAD_ARGUMENTS),
     (BadRequest, OutcomeStatus.BAD_ARGUMENTS),
     (OverLimit, OutcomeStatus.OVER_LIMIT),
+    (ConsentNeeded, OutcomeStatus.CONSENT_NEEDED),
     (TimedOut, OutcomeStatus.TIMED_OUT),
     (Unreachable, OutcomeStatus.UNREACHABLE),
     (Misbehaved, OutcomeStatus.MISBEHAVED),
@@ -86,10 +90,13 @@ class Snapshot:
     guards: Guards
     upstreams: Mapping[str, Upstream]
     credential_for: Callable[[Caller, str], Awaitable[Credential]]
+    """See `domain.Broker`."""
     instructions: Mapping[str, str] = field(default_factory=dict)
     """What each upstream says about itself to models, by upstream."""
     extensions: frozenset[str] = frozenset()
     """The protocol extensions that some upstream offers and we can carry."""
+    after_refusal: Callable[[Caller, str, Credential, Challenge], Awaitable[Credential | None]] | None = None
+    """See `domain.Broker`; None: no credential is better than the one there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +185,7 @@ class Gateway:
         try:
             self._check_room(caller)
             now.guards.check_request(caller, target, request)
-            credential = await now.credential_for(caller, target.upstream)
-            asked = _as_the_upstream_knows_it(target, request, credential)
-            if held is not None:
-                held.is_sent = True
-            outcome = await now.upstreams[target.upstream].send(asked, reply)
+            outcome = await _sent(now, caller, target, request, reply, held)
             outcome = now.guards.check_outcome(caller, target, outcome)
         except (GatewayError, CancelledError) as e:
             outcome = _outcome_of(e)
@@ -292,7 +295,36 @@ async def _shielded(closed: Awaitable[object]) -> None:
 
 def _as_the_upstream_knows_it(target: Target, request: Request, credential: Credential) -> UpstreamRequest:
     """The request in the upstream's own names, without the agent's envelope, with the credential for it."""
-    return UpstreamRequest(request.method, upstream_params(target, request), credential.headers, target.raw)
+    params = upstream_params(target, request)
+    return UpstreamRequest(request.method, params, credential.headers, target.raw, owner=credential.owner)
+
+
+async def _sent(
+    now: Snapshot, caller: Caller, target: Target, request: Request, reply: Reply, held: Held | None
+) -> Outcome:
+    """The upstream's answer; asked once more where it refused the credential and the broker has a better one.
+
+    A request refused for its credential has not run, so that sending it again does nothing twice.
+    """
+    upstream = now.upstreams[target.upstream]
+    credential = await now.credential_for(caller, target.upstream)
+    try:
+        _mark(held, is_sent=True)
+        return await upstream.send(_as_the_upstream_knows_it(target, request, credential), reply)
+    except Rejected as e:
+        if not e.is_about_credentials or now.after_refusal is None:
+            raise
+        _mark(held, is_sent=False)
+        better = await now.after_refusal(caller, target.upstream, credential, Challenge(e.status, e.challenge))
+        if better is None:
+            raise
+    _mark(held, is_sent=True)
+    return await upstream.send(_as_the_upstream_knows_it(target, request, better), reply)
+
+
+def _mark(held: Held | None, *, is_sent: bool) -> None:
+    if held is not None:
+        held.is_sent = is_sent
 
 
 def _outcome_of(error: BaseException) -> Outcome:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import anyio
 
@@ -25,14 +27,20 @@ from mcp_gateway.audit.query import AuditReader
 from mcp_gateway.catalog.catalog import Catalog, build
 from mcp_gateway.catalog.naming import NamingRule
 from mcp_gateway.catalog.pages import Cursors
+from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.config.servers import Configuration, ServerConfig
-from mcp_gateway.config.settings import Settings
-from mcp_gateway.credentials.static import StaticCredentials
-from mcp_gateway.domain import Caller, Kind, StartedTask, Strength, Target, UpstreamState
+from mcp_gateway.config.settings import Settings, is_loopback
+from mcp_gateway.config.upstream_auth import AuthKind
+from mcp_gateway.credentials.broker import TokenBroker
+from mcp_gateway.credentials.owners import Owner
+from mcp_gateway.credentials.vault import Vault, opened_vault
+from mcp_gateway.domain import Caller, Kind, Listing, StartedTask, Strength, Target, UpstreamState
 from mcp_gateway.errors import Complaint, ConfigInvalid, NotAuthenticated, StoreUnavailable, Unreachable
 from mcp_gateway.frontdoor.admin import AdminDoor
 from mcp_gateway.frontdoor.answers import SERVER_INFO, Answers
 from mcp_gateway.frontdoor.challenges import Challenges
+from mcp_gateway.frontdoor.connect import ConnectPages
+from mcp_gateway.frontdoor.connect_listener import ConnectListener
 from mcp_gateway.frontdoor.desk import Desk
 from mcp_gateway.frontdoor.doorstep import Doorstep
 from mcp_gateway.frontdoor.exchange import Closers
@@ -134,12 +142,20 @@ class Running:
         self._load = load
         self._schemas = Schemas()
         limits = upstream_limits(configuration.settings)
+        settings = configuration.settings
+        self.broker = broker_of(configuration, self._pages_for, lambda name: self.pool.wake(name))
+        self.broker.note = lambda upstream, agent, what: audit.note("login", upstream, agent=agent, reason=what)
+        self.broker.apply(configuration.servers, settings.allow_addresses)
+        self.pages = ConnectPages(self.broker.consents, settings.public_url)
+        self.pages_at: Callable[[], Awaitable[str]] | None = None
+        """Where this process serves `pages`; None: nowhere."""
         self.pool = Pool(
             on_change=lambda _: self._refresh_soon(),
             limits=limits,
             on_question=put_question,
             question_capabilities=LEGACY_CAPABILITIES,
             on_updated=lambda upstream, uri: self.updates.note(upstream, uri),
+            own=self.broker,
         )
         settings = configuration.settings
         self.transactions = Transactions(settings.state, utc_now, settings.approval_wait_s, self._note_asking)
@@ -165,6 +181,7 @@ class Running:
         if after == before:
             return ""
         self.configuration = after
+        self.broker.apply(after.servers, after.settings.allow_addresses)
         await self.pool.apply(bounded(after))
         self.refresh()
         kept = written.settings == before.settings and written.identity == before.identity
@@ -226,8 +243,8 @@ class Running:
         legacy = LegacyDoor(self.answers, self.bulletin, self.closers, challenges)
         modern = ModernDoor(self.gateway, self.rounds, self.bulletin, self.closers, challenges)
         doorstep = Doorstep(
-            allowed_hosts=settings.allowed_hosts,
-            allowed_origins=(*settings.allowed_origins, *trust.origins),
+            allowed_hosts=(*settings.allowed_hosts, *own_host(settings)),
+            allowed_origins=(*settings.allowed_origins, *own_origin(settings), *trust.origins),
             loopback=settings.is_loopback,
             max_header_bytes=settings.max_header_bytes,
             max_body_bytes=settings.max_body_bytes,
@@ -237,7 +254,18 @@ class Running:
             seals = Seals(random_key(settings.state / SEAL_KEY_FILE), "login form", FORM_S)
             pages = LoginPages(trust.login, doorstep, self.audit, seals, time.time)
         doors, tell = (modern, legacy), self.health
-        door = HttpDoor(self.gateway, doorstep, trust.verifier, self.audit, doors, tell, utc_now, challenges, pages)
+        door = HttpDoor(
+            self.gateway,
+            doorstep,
+            trust.verifier,
+            self.audit,
+            doors,
+            tell,
+            utc_now,
+            challenges,
+            pages,
+            self.pages,
+        )
         return door, legacy
 
     def admin_door(self, tasks: StartedTasks) -> AdminDoor:
@@ -247,6 +275,33 @@ class Running:
         if not key:
             raise ConfigInvalid([Complaint(str(self.configuration.path), 0, "there is no 'admin_key'")])
         return AdminDoor(desk, key, utc_now, self.audit.count_refusal)
+
+    def connect_listener(self, port: int = 0) -> ConnectListener:
+        """The login pages on a port of this machine, opened when first needed, where there is no HTTP door."""
+        listener = ConnectListener(self.pages, port)
+        self.pages_at = listener.base_url
+        return listener
+
+    def serve_pages_at(self, url: str) -> None:
+        """The login pages are behind the HTTP door, at `url`."""
+
+        async def at() -> str:
+            return url
+
+        self.pages_at = at
+
+    async def _pages_for(self, owner: Owner) -> str:
+        """Where an owner opens the login pages. Raises `LookupError` where nobody could tell that it is them.
+
+        Beyond this machine a page would have to know who has opened it; nobody who follows a link may hand their
+        account to whoever sent it (client/elicitation, "Phishing").
+        """
+        if self.pages_at is None:
+            raise LookupError("this process serves no pages")
+        url = self.configuration.settings.public_url or await self.pages_at()
+        if owner.person or not is_loopback(urlsplit(url).hostname or ""):
+            raise LookupError("it cannot be told who opens a page")
+        return url
 
     def stdio_door(self, agent: str, task: str | None, started: StartedTask | None = None) -> StdioDoor:
         """The door for one agent on the standard streams; whoever calls this ends it when `started` ends.
@@ -275,14 +330,18 @@ class Running:
     def _snapshot(self) -> Snapshot:
         settings, servers = self.configuration.settings, self.configuration.servers
         listings = self.pool.listings
-        catalog = build(listings.values(), {server.name: naming_rule(server) for server in servers})
+        catalog = build(
+            (for_everybody(listings[name], servers) for name in listings),
+            {server.name: naming_rule(server) for server in servers},
+        )
         self._remember(catalog)
         return Snapshot(
             catalog=catalog,
             policy=self.policy,
             guards=Guards(Limits(settings.max_body_bytes, max_result_bytes=settings.max_result_bytes), self._schemas),
             upstreams=self.pool.upstreams,
-            credential_for=StaticCredentials(servers).credential_for,
+            credential_for=self.broker.credential_for,
+            after_refusal=self.broker.after_refusal,
             instructions={name: listing.instructions for name, listing in listings.items() if listing.instructions},
             extensions=frozenset[str]().union(*(listing.extensions for listing in listings.values())),
         )
@@ -316,16 +375,27 @@ async def running(load: Load) -> AsyncIterator[Running]:
     policy = policy_of(configuration)
     async with open_audit(configuration) as audit:
         parts = Running(configuration, policy, load, audit)
-        async with parts.pool, anyio.create_task_group() as tasks:
+        async with _closing(parts.broker), parts.pool, anyio.create_task_group() as tasks:
             await parts.pool.apply(bounded(configuration))
             parts.gateway.hold()
             tasks.start_soon(_open_when_settled, parts)
+            tasks.start_soon(parts.broker.keep_watch)
             try:
                 yield parts
             finally:
                 parts.transactions.close()
                 parts.used.close()
             tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _closing(broker: TokenBroker) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
+            await broker.close()
+            broker.vault.close()
 
 
 async def _open_when_settled(parts: Running) -> None:
@@ -368,6 +438,37 @@ def audit_reader(configuration: Configuration) -> AuditReader:
         hint = "the gateway makes it when it starts; if it has been started before, somebody removed the audit"
         raise StoreUnavailable(f"{path} does not exist: {hint}")
     return AuditReader(path)
+
+
+def broker_of(
+    configuration: Configuration, pages_for: Callable[[Owner], Awaitable[str]], on_login: Callable[[str], None]
+) -> TokenBroker:
+    """What finds credentials; the vault is opened when one is needed from there."""
+    settings = configuration.settings
+    secrets_ = Secrets(os.environ, configuration.path.absolute().parent)
+    vault = Vault(lambda: opened_vault(settings.state, settings.vault_keys, secrets_))
+    return TokenBroker(vault, pages_for, time.time, on_login)
+
+
+def own_host(settings: Settings) -> Sequence[str]:
+    """The `Host` of `public_url`."""
+    return [urlsplit(settings.public_url).netloc] if settings.public_url else []
+
+
+def own_origin(settings: Settings) -> Sequence[str]:
+    """The `Origin` of our own pages, whose buttons browsers send to us."""
+    parts = urlsplit(settings.public_url)
+    return [f"{parts.scheme}://{parts.netloc}"] if settings.public_url else []
+
+
+def for_everybody(listing: Listing, servers: Sequence[ServerConfig]) -> Listing:
+    """What of a list everybody may know: where each person has a login of their own, one person's resources are
+    nobody else's business unless the operator said whose list it is."""
+    server = next((server for server in servers if server.name == listing.upstream), None)
+    is_personal = server is not None and server.auth is not None and server.auth.kind is AuthKind.OAUTH
+    if server is None or server.auth is None or not is_personal or server.auth.list_as:
+        return listing
+    return replace(listing, resources=())
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from mcp_gateway.cli import (
     init,
     key,
     log,
+    login,
     person,
     policy,
     serve,
@@ -53,6 +54,8 @@ app.command("check")(check.check)
 app.command("why")(why.why)
 app.command("log")(log.log)
 app.add_typer(servers.app, name="servers")
+app.command("login")(login.login)
+app.command("logout")(login.logout)
 app.add_typer(policy.app, name="policy")
 app.add_typer(key.app, name="key")
 app.add_typer(person.app, name="person")

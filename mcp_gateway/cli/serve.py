@@ -139,6 +139,7 @@ async def _serve(load_again: Load, how: How) -> None:
 async def _over_http(parts: Running, sockets: Sockets, how: How, tasks: TaskGroup) -> None:
     settings, started = parts.configuration.settings, started_tasks_of(parts.configuration)
     keys, origin = keys_of(parts.configuration), url_of(sockets.agents).removesuffix("/mcp")
+    parts.serve_pages_at(origin)
     async with trusting(parts, keys, started, origin) as trust:
         door, legacy = parts.http_door(trust)
         tasks.start_soon(keep_house, parts.closers, legacy, trust.verifier, utc_now)

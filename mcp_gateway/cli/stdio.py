@@ -145,11 +145,13 @@ async def _serve(load_again: Load, who: Who) -> None:
     started = None if tasks is None else started_task_of(tasks, who.agent, who.token)
     async with standard_streams() as (reader, writer), running(load_again) as parts:
         door = parts.stdio_door(who.agent, who.task, started)
+        listener = parts.connect_listener()
         async with anyio.create_task_group() as work:
             work.start_soon(keep_current, parts)
             if tasks is not None and started is not None:
                 work.start_soon(_end_with, tasks, started, work.cancel_scope)
             await door.serve(reader, writer)
+            await listener.close()
             work.cancel_scope.cancel()
 
 

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from mcp_gateway.config.secrets import Secrets, is_secret_name, warn_of_literal_secret
 from mcp_gateway.config.settings import is_loopback
 from mcp_gateway.config.table import ConfigCode, Table
+from mcp_gateway.config.upstream_auth import AuthConfig, AuthKind, read_auth
 
 _URL: Final = re.compile(r"[!-~]+")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2, "token"
@@ -27,8 +28,8 @@ _PROTOCOL_HEADERS: Final = frozenset(
     | {"keep-alive", "last-event-id", "te", "trailer", "transfer-encoding", "upgrade"}
     | {"mcp-method", "mcp-name", "mcp-protocol-version", "mcp-session-id"}
 )
-_LATER_AUTH: Final = ("oauth", "client_credentials", "exchange")
-_AUTH_FORMS: Final = '{ bearer = "${TOKEN}" } or { header = "X-Api-Key", value = "${KEY}" }'
+_FIXED: Final = ("bearer", "header", "query")
+_AUTH_FORMS: Final = '"oauth", { bearer = "${TOKEN}" }, { header = "X-Api-Key", value = "${KEY}" }, ...: see the docs'
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -39,6 +40,8 @@ class Remote:
     headers: Mapping[str, str]
     shown: str
     """The URL as it may be shown: references unresolved, without its query (which may hold a key)."""
+    auth: AuthConfig | None = None
+    """How a token is obtained, where it is."""
 
 
 def read_remote(table: Table, secrets: Secrets) -> Remote:
@@ -46,11 +49,18 @@ def read_remote(table: Table, secrets: Secrets) -> Remote:
     written = table.text("url") or ""
     url = _url(table, secrets)
     headers = _headers(table, secrets)
-    if url and _is_readable_on_the_way(url) and any(is_secret_name(name) for name in headers):
+    auth = read_auth(table, secrets)
+    query = "" if auth is not None else _fixed_auth(table, secrets, headers)
+    is_secret = bool(query or auth) or any(is_secret_name(name) for name in headers)
+    if url and _is_readable_on_the_way(url) and is_secret:
         table.warn(
             "url", "the credential goes over plain http, readable on the way", "use https", ConfigCode.PLAIN_HTTP
         )
-    return Remote(url, MappingProxyType(headers), written.partition("?")[0])
+    return Remote(_with_query(url, query), MappingProxyType(headers), written.partition("?")[0], auth)
+
+
+def _with_query(url: str, query: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}{query}" if url and query else url
 
 
 def _url(table: Table, secrets: Secrets) -> str:
@@ -67,7 +77,7 @@ def _is_readable_on_the_way(url: str) -> bool:
 
 
 def _headers(table: Table, secrets: Secrets) -> dict[str, str]:
-    """`headers` and `auth` as the headers to send."""
+    """`headers` as written, resolved."""
     written = table.texts_by_name("headers")
     headers: dict[str, str] = {}
     for name, value in written.items():
@@ -75,10 +85,25 @@ def _headers(table: Table, secrets: Secrets) -> dict[str, str]:
         resolved = table.resolve(("headers", name), value, secrets.value)
         if resolved is not None and _is_good_header(table, "headers", name, resolved, headers):
             headers[name] = resolved
-    auth = table.table("auth")
-    if auth is not None:
-        headers |= _auth_header(auth, secrets, headers)
     return headers
+
+
+def _fixed_auth(table: Table, secrets: Secrets, headers: dict[str, str]) -> str:
+    """Put the fixed token or key of `auth` among the headers; the query that holds it instead, if it goes there."""
+    auth = table.table("auth")
+    if auth is None:
+        return ""
+    kinds = [key for key in (*_FIXED, *AuthKind) if auth.raw(key) is not None]
+    value = auth.raw("value")
+    auth.finish()
+    if len(kinds) != 1 or kinds[0] not in _FIXED or (kinds[0] == "bearer" and value is not None):
+        auth.findings.refuse(auth.path, "'auth' needs exactly one kind", _AUTH_FORMS, ConfigCode.BAD_VALUE)
+        return ""
+    named = _bearer(auth, secrets) if kinds[0] == "bearer" else _named(auth, kinds[0], secrets)
+    if kinds[0] == "query":
+        return urlencode(named)
+    headers |= {name: text for name, text in named.items() if _is_good_header(auth, "", name, text, headers)}
+    return ""
 
 
 def _url_problem(url: str) -> str | None:
@@ -103,21 +128,6 @@ def _parts_problem(parts: SplitResult) -> str | None:
     return "holds a fragment (#...)" if parts.fragment else None
 
 
-def _auth_header(auth: Table, secrets: Secrets, headers: dict[str, str]) -> dict[str, str]:
-    kinds = [key for key in ("bearer", "header", *_LATER_AUTH) if auth.raw(key) is not None]
-    auth.raw("value")
-    auth.finish()
-    if len(kinds) != 1:
-        auth.findings.refuse(auth.path, "'auth' needs exactly one kind", _AUTH_FORMS, ConfigCode.BAD_VALUE)
-        return {}
-    if kinds[0] in _LATER_AUTH:
-        message = f"'auth' by {kinds[0]!r} is not supported yet"
-        auth.refuse(kinds[0], message, _AUTH_FORMS, ConfigCode.UNSUPPORTED)
-        return {}
-    header = _bearer(auth, secrets) if kinds[0] == "bearer" else _named_header(auth, secrets)
-    return {name: value for name, value in header.items() if _is_good_header(auth, "", name, value, headers)}
-
-
 def _bearer(auth: Table, secrets: Secrets) -> dict[str, str]:
     warn_of_literal_secret(auth, "bearer", "bearer token", auth.text("bearer") or "${}")
     token = auth.resolved("bearer", secrets.value)
@@ -130,10 +140,10 @@ def _bearer(auth: Table, secrets: Secrets) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def _named_header(auth: Table, secrets: Secrets) -> dict[str, str]:
-    name = auth.text("header")
+def _named(auth: Table, kind: str, secrets: Secrets) -> dict[str, str]:
+    name = auth.text(kind)
     if "value" not in auth:
-        auth.findings.refuse(auth.path, "'header' needs a 'value' beside it", _AUTH_FORMS, ConfigCode.BAD_VALUE)
+        auth.findings.refuse(auth.path, f"{kind!r} needs a 'value' beside it", _AUTH_FORMS, ConfigCode.BAD_VALUE)
     warn_of_literal_secret(auth, "value", "auth", auth.text("value") or "${}")
     value = auth.resolved("value", secrets.value)
     return {} if name is None or value is None else {name: value}

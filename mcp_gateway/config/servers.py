@@ -23,6 +23,7 @@ from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.config.settings import DAY_S, Settings, read_settings
 from mcp_gateway.config.table import ConfigCode, Findings, Table
 from mcp_gateway.config.toml_lines import parse
+from mcp_gateway.config.upstream_auth import AuthConfig
 from mcp_gateway.domain import NOTHING
 from mcp_gateway.errors import Complaint, ConfigInvalid
 
@@ -58,7 +59,9 @@ class ServerConfig:
     children: int = DEFAULT_CHILDREN
     """How many processes of a command there may be at once; more than one only while one waits for a person."""
     headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
-    """What goes with each HTTP request, credentials of `auth` included."""
+    """What goes with each HTTP request, a fixed token or key of `auth` included."""
+    auth: AuthConfig | None = None
+    """How a token for it is obtained, where that takes more than a header."""
     prefix: str | None = None
     """What its public names begin with. None: the server's name. Empty: no prefix."""
     include: tuple[str, ...] = ()
@@ -216,7 +219,11 @@ def _with_url(server: ServerConfig, table: Table, secrets: Secrets) -> ServerCon
     words: tuple[TransportName, ...] = ("auto", "http", "sse")
     transport = table.choice("transport", words, "auto")
     remote = read_remote(table, secrets)
-    return replace(server, transport=transport, url=remote.url, headers=remote.headers, shown=remote.shown)
+    if transport == "sse" and remote.auth is not None:
+        message = 'over "sse" all callers share one stream, which is no place for tokens of their own'
+        table.refuse("transport", message, 'use transport = "http", or a fixed token', ConfigCode.BAD_VALUE)
+    server = replace(server, transport=transport, url=remote.url, headers=remote.headers)
+    return replace(server, auth=remote.auth, shown=remote.shown)
 
 
 def _prefix(table: Table) -> str | None:

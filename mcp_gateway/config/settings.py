@@ -11,10 +11,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, get_args
+from urllib.parse import urlsplit
 
 from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.config.table import ConfigCode, Table
-from mcp_gateway.netguard import Allowed
+from mcp_gateway.netguard import Allowed, url_problem
 
 MIB: Final = 1024 * 1024
 DAY_S: Final = 86_400.0
@@ -55,6 +56,10 @@ class Settings:
     """`Host` values accepted besides loopback's own names; needed when listening anywhere else."""
     allowed_origins: tuple[str, ...] = ()
     """`Origin` values accepted from browsers; none by default."""
+    public_url: str = ""
+    """Where people and authorization servers reach the gateway's own pages; empty: only from this machine."""
+    vault_keys: tuple[str, ...] = ()
+    """Where the keys are that seal the vault (see `credentials/vault_keys`); empty: a file in `state`."""
     allow_addresses: tuple[str, ...] = ()
     """Networks and host names beyond the public internet from which keys, metadata and tokens may be fetched."""
     max_body_bytes: int = 4 * MIB
@@ -125,6 +130,8 @@ def read_settings(table: Table, secrets: Secrets, listen: tuple[str, int] | None
         anonymous=_anonymous(table),
         allowed_hosts=_allowed(table, "allowed_hosts", _HOST, "gateway.example or gateway.example:8765"),
         allowed_origins=_allowed(table, "allowed_origins", _ORIGIN, "https://app.example, without a path"),
+        public_url=_public_url(table),
+        vault_keys=_vault_keys(table),
         allow_addresses=_allow_addresses(table),
         max_body_bytes=table.count("max_body_bytes", defaults.max_body_bytes, 1024, 1024 * MIB),
         max_header_bytes=table.count("max_header_bytes", defaults.max_header_bytes, 4096, MIB),
@@ -196,6 +203,26 @@ def _allowed(table: Table, key: str, form: re.Pattern[str], example: str) -> tup
     if not all(form.fullmatch(item) for item in written):
         table.refuse(key, f"{key!r} holds something else than exact names", f"each like {example}; no wildcards")
     return written
+
+
+def _public_url(table: Table) -> str:
+    url = (table.text("public_url") or "").rstrip("/")
+    problem = url_problem(url) if url else None
+    if problem is not None or urlsplit(url).query:
+        fix = 'write it like "https://gateway.example", without a query'
+        table.refuse("public_url", f"'public_url' {problem or 'has a query'}", fix)
+        return ""
+    return url
+
+
+def _vault_keys(table: Table) -> tuple[str, ...]:
+    sources = table.texts("vault_keys")
+    for index, source in enumerate(sources):
+        if source.partition(":")[0] not in ("file", "keyring", "command"):
+            where = (*table.path, "vault_keys", index)
+            fix = '"file:PATH", "keyring:SERVICE/NAME" or "command:PROGRAM ARGS"; never the key itself'
+            table.findings.refuse(where, "'vault_keys' names where keys are", fix, ConfigCode.BAD_VALUE)
+    return sources
 
 
 def _allow_addresses(table: Table) -> tuple[str, ...]:

@@ -27,7 +27,16 @@ from mcp_gateway.domain import (
     UpstreamState,
     Verb,
 )
-from mcp_gateway.errors import BadRequest, GatewayError, Misbehaved, NotAvailable, StoreUnavailable, Unreachable
+from mcp_gateway.errors import (
+    BadRequest,
+    ConsentNeeded,
+    GatewayError,
+    Misbehaved,
+    NotAvailable,
+    StoreUnavailable,
+    Unreachable,
+)
+from mcp_gateway.frontdoor.consent import consent_answer
 from mcp_gateway.frontdoor.protocol import CALLS, LISTS, Asked, CallMethod, negotiate_legacy
 from mcp_gateway.frontdoor.seals import SealBrokenError
 from mcp_gateway.frontdoor.subscriber import Subscriber
@@ -70,7 +79,7 @@ _A_LINK: Final = {"mode": "url", "url": "https://example.invalid/"}
 
 _OF_THE_HANDSHAKE: Final = ("initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe")
 
-_AWAY: Final = (UpstreamState.STARTING, UpstreamState.DOWN)
+_AWAY: Final = (UpstreamState.STARTING, UpstreamState.DOWN, UpstreamState.NEEDS_LOGIN)
 
 _BUG: Final = "a bug of ours ended a request"
 
@@ -118,6 +127,8 @@ class Answers:
         except MalformedError as e:
             await self._gateway.note_malformed(caller, asked.method, str(e))
             return answer_to(e, asked.method, asked.era)
+        except ConsentNeeded as e:
+            return consent_answer(e, asked, reply)
         except GatewayError as e:
             return answer_to(e, asked.method, asked.era)
         except Exception:

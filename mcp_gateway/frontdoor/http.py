@@ -18,12 +18,13 @@ from typing import Any, Final
 from starlette.types import Receive, Scope, Send
 
 from mcp_gateway.audit.log import AuditLog
-from mcp_gateway.domain import Caller, Era, Json, RpcError
+from mcp_gateway.domain import Caller, Era, Json, RpcError, Strength
 from mcp_gateway.errors import BadRequest, IdentityUnavailable, NoAgent, NotAuthenticated, StoreUnavailable
 from mcp_gateway.frontdoor.challenges import NO_CHALLENGES, Challenges
+from mcp_gateway.frontdoor.connect import ConnectPages
 from mcp_gateway.frontdoor.doorstep import Doorstep, HttpRefusedError, Refusal, accepts
 from mcp_gateway.frontdoor.exchange import send_json
-from mcp_gateway.frontdoor.head import head_of
+from mcp_gateway.frontdoor.head import Head, head_of
 from mcp_gateway.frontdoor.http_connection import EXCHANGE
 from mcp_gateway.frontdoor.legacy import SESSION_HEADER, LegacyDoor
 from mcp_gateway.frontdoor.login_pages import LoginPages
@@ -62,7 +63,9 @@ class HttpDoor:
         clock: Clock,
         challenges: Challenges = NO_CHALLENGES,
         pages: LoginPages | None = None,
+        consent: ConnectPages | None = None,
     ) -> None:
+        self._consent = consent
         self._gateway = gateway
         self._doorstep = doorstep
         self._verifier = verifier
@@ -107,7 +110,7 @@ class HttpDoor:
                 who: Identity | None = verifier.identify(head.authorization, now)
             else:
                 who = verifier.at_hand(_shown(scope, way.task), now)
-            caller = None if who is None else self._as(who, head.task_tokens, way.task, now)
+            caller = None if who is None else self._as(who, head, way.task, now)
         except (NotAuthenticated, StoreUnavailable):
             return None
         if caller is None:
@@ -125,9 +128,15 @@ class HttpDoor:
         elif self._pages is not None and self._pages.owns(scope["path"]):
             await self._pages.serve(scope, receive, send)
         elif (route := _ROUTE.fullmatch(scope["raw_path"])) is None:
-            await self._refuse(send, Refusal(404, "not found"))
+            await self._beside_mcp(scope, receive, send)
         else:
             await self._admit(scope, receive, send, None if route["task"] is None else route["task"].decode())
+
+    async def _beside_mcp(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._consent is not None and scope["path"].startswith("/connect/"):
+            await self._consent.serve(scope, receive, send, self._doorstep)
+        else:
+            await self._refuse(send, Refusal(404, "not found"))
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send, task: str | None) -> None:
         """Find out who asks and for which task."""
@@ -156,10 +165,10 @@ class HttpDoor:
             who = verifier.identify(head.authorization, now)
         else:
             who = await verifier.admit(_shown(scope, task), now)
-        return self._as(who, head.task_tokens, task, now)
+        return self._as(who, head, task, now)
 
-    def _as(self, who: Identity, task_tokens: list[str], task: str | None, now: datetime) -> Caller:
-        started = self._verifier.started_task(who, task_tokens, now)
+    def _as(self, who: Identity, head: Head, task: str | None, now: datetime) -> Caller:
+        started = self._verifier.started_task(who, head.task_tokens, now)
         return Caller(
             agent=who.agent,
             task=task_for(self._gateway.assignment(who.agent), task) if started is None else started.task,
@@ -169,6 +178,7 @@ class HttpDoor:
             claims=who.claims,
             credential_id=who.credential_id,
             started=started,
+            token=_exchangeable(who, head),
         )
 
     def _has_task(self, agent: str, task: str) -> bool:
@@ -232,6 +242,13 @@ class HttpDoor:
 def _shown(scope: Scope, task: str | None) -> Shown:
     head, peer = head_of(scope), scope.get("client") or ("", 0)
     return Shown(head.authorization, task, scope["method"], head.lines.values, peer[0])
+
+
+def _exchangeable(who: Identity, head: Head) -> str:
+    """The token that a broker may exchange for one of an upstream's: a person's own, and bound to nobody's key."""
+    if who.strength is not Strength.TOKEN or not who.person:
+        return ""
+    return head.authorization[0].partition(" ")[2].strip()
 
 
 def _read(body: bytes) -> tuple[Ask | Notice | Answer | None, Json]:

@@ -44,7 +44,8 @@ async def _http_or_sse(stack: AsyncExitStack, config: ServerConfig, listener: Li
     try:
         return await stack.enter_async_context(open_http(config, listener, limits))
     except NotStreamable as not_streamable:
-        if config.transport == "http":
+        # One stream for all callers is no place for each person's own token.
+        if config.transport == "http" or config.auth is not None:
             raise
         try:
             return await stack.enter_async_context(open_sse(config, listener, limits))

@@ -142,6 +142,10 @@ class Connection(Protocol):
         """Give it up: calls in flight fail with this reason, and nothing can be asked any more."""
         ...
 
+    def carry(self, headers: Mapping[str, str]) -> None:
+        """Send these with the gateway's own requests from now on; only over Streamable HTTP."""
+        ...
+
     async def ask(self, request: UpstreamRequest, reply: Reply, timeout_s: float) -> Answer:
         """Ask one thing; progress and log lines go to `reply` before the answer is returned, none after.
 

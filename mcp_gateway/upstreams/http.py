@@ -143,6 +143,10 @@ class Http:
     def __repr__(self) -> str:
         return f"Http({self.name!r})"
 
+    def carry(self, headers: Mapping[str, str]) -> None:
+        """Send these with the gateway's own requests from now on, in place of those before."""
+        self._static = {**self._static, **_lowered(headers)}
+
     def begin(self, dialect: Dialect, request: UpstreamRequest, reply: Reply, session_id: str = "") -> Exchange:
         """Prepare one request. Raises `TooBusy` if too many are in flight."""
         if self._is_closed:

@@ -17,18 +17,21 @@ import anyio
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.domain import (
     NOTHING,
+    Challenge,
+    Credential,
     Era,
     Json,
     Listing,
     Outcome,
     OutcomeStatus,
+    OwnCredentials,
     Reply,
     RpcError,
     UpstreamRequest,
     UpstreamState,
     UpstreamStatus,
 )
-from mcp_gateway.errors import TimedOut, Unreachable, UpstreamError
+from mcp_gateway.errors import LoginNeeded, TimedOut, Unreachable, UpstreamError
 from mcp_gateway.jsonrpc import Code
 from mcp_gateway.upstreams.backoff import Backoff
 from mcp_gateway.upstreams.bridge import is_complete, named, nobody, until_complete
@@ -47,6 +50,7 @@ from mcp_gateway.upstreams.elicited import Elicited
 from mcp_gateway.upstreams.handshake import DiedOfProbe
 from mcp_gateway.upstreams.listening import Listening
 from mcp_gateway.upstreams.listing import fetch_listing
+from mcp_gateway.upstreams.login_tool import LOGIN_TOOL, login_listing, login_result
 from mcp_gateway.upstreams.redact import without_secrets
 from mcp_gateway.upstreams.refusals import Rejected
 from mcp_gateway.upstreams.watch import Watch, keep_subscribed
@@ -74,6 +78,13 @@ RELIST_QUIET_S: Final = 5.0
 the first look there is a moment of rest, and ever more of it while the news go on without a pause of `RELIST_QUIET_S`.
 """
 
+LOGIN_LOOK_S: Final = 30.0
+"""How often an upstream that needs a login is tried without anybody saying that there is one."""
+
+OWN_LOOK_S: Final = 15.0
+"""How often we see whether our own requests have to go with another credential: well within the time that tokens are
+renewed ahead."""
+
 MAX_DETAIL_CHARS: Final = 2000
 
 _log = logging.getLogger(__name__)
@@ -90,6 +101,7 @@ class Surroundings:
     question_capabilities: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     open: Opener = open_connection
     on_updated: Callable[[str, str], None] = lambda name, uri: None
+    own: OwnCredentials | None = None
 
 
 class ManagedUpstream:
@@ -118,6 +130,9 @@ class ManagedUpstream:
         self._in_flight = 0
         self._drained = anyio.Event()
         self._scope = anyio.CancelScope()
+        self._woken = anyio.Event()
+        self._refusal: Rejected | None = None
+        self._own = Credential()
         self._backoff = Backoff(FIRST_WAIT_S, MOST_WAIT_S)
         self._elicited = Elicited(named(config.name, around.on_question or nobody))
         on_question = None if around.on_question is None else self._elicited.ask
@@ -176,6 +191,10 @@ class ManagedUpstream:
     async def _send_once(self, request: UpstreamRequest, reply: Reply) -> Outcome:
         started_at = perf_counter()
         timeout_s = self.config.timeout_s if request.timeout_s is None else request.timeout_s
+        if self._state is UpstreamState.NEEDS_LOGIN:
+            await self._logged_in(timeout_s)
+        if request.definition is LOGIN_TOOL:
+            return Outcome(OutcomeStatus.OK, login_result(self.name))
         connection = self._connection or await self._connection_within(timeout_s)
         self._in_flight += 1
         try:
@@ -208,6 +227,10 @@ class ManagedUpstream:
                 await self._predecessor_gone()
             self.finished.set()
 
+    def wake(self) -> None:
+        """Somebody has logged in to it: if that is what it waited for, try again now."""
+        self._woken.set()
+
     async def retire(self) -> None:
         """Take no more calls, let those in flight finish within `DRAIN_S`, then close."""
         self._connection = None
@@ -228,6 +251,8 @@ class ManagedUpstream:
         while True:
             try:
                 await self._live()
+            except LoginNeeded as e:
+                await self._wait_for_login(e)
             except UpstreamError as e:
                 await self._wait_down(e)
 
@@ -238,15 +263,55 @@ class ManagedUpstream:
         except DiedOfProbe:
             # Now known not to bear the question; it is not asked again.
             await self._open_and_serve()
+        except Rejected as e:
+            if not e.is_about_credentials or self.config.auth is None or self._around.own is None:
+                raise
+            self._refusal = e
+            # What comes of it is what `own` tells from now on.
+            await self._around.own.own_after_refusal(self.name, self._own, Challenge(e.status, e.challenge))
+            await self._open_and_serve()
+
+    async def _own_credential(self) -> Credential:
+        """What our own requests go with; nothing but what the configuration says, for most."""
+        if self.config.auth is None or self._around.own is None:
+            return Credential()
+        return await self._around.own.own(self.name)
+
+    async def _wait_for_login(self, error: LoginNeeded) -> None:
+        """Until somebody has logged in; looks by itself now and then. What was listed stays listed."""
+        self._why = str(error).removeprefix(f"upstream {self.name!r} ")
+        if self.listing is None:
+            self.listing = login_listing(self.name)
+        self._become(UpstreamState.NEEDS_LOGIN, self._why)
+        _log.warning("upstream %s %s", self.name, self._why)
+        self._woken = anyio.Event()
+        with anyio.move_on_after(LOGIN_LOOK_S):
+            await self._woken.wait()
+
+    async def _keep_credential(self, connection: Connection) -> None:
+        """Have our own requests go with a credential that holds, for as long as the connection lives."""
+        while self.config.auth is not None:
+            await anyio.sleep(OWN_LOOK_S)
+            try:
+                fresh = await self._own_credential()
+            except UpstreamError as e:
+                _log.info("upstream %s: no credential for our own requests: %s", self.name, e)
+                continue
+            if fresh.headers and fresh.headers != self._own.headers:
+                self._own = fresh
+                connection.carry(fresh.headers)
 
     async def _open_and_serve(self) -> None:
         self._become(UpstreamState.STARTING)
         self._starts += 1
         memory = memory_of(self.config, self._around.remembered)
-        opening = self._around.open(self.config, self.listener, self._around.limits, memory)
+        self._own = await self._own_credential()
+        config = carrying(self.config, self._own)
+        opening = self._around.open(config, self.listener, self._around.limits, memory)
         async with opening as connection:
             self._changed = anyio.Event()
             self._publish(connection, await self._listed(connection))
+            self._refusal = None
             ready_at = anyio.current_time()
             try:
                 await self._tend(connection)
@@ -261,6 +326,7 @@ class ManagedUpstream:
             tasks.start_soon(self._check_when_suspected, connection)
             tasks.start_soon(self._relist_when_changed, connection)
             tasks.start_soon(self._keep_listening, connection)
+            tasks.start_soon(self._keep_credential, connection)
             await connection.broken.wait()
             # Closing it takes a moment: whoever asks meanwhile is told why, not that it is ready.
             self._connection = None
@@ -299,7 +365,7 @@ class ManagedUpstream:
     def _become(self, state: UpstreamState, detail: str | None = None) -> None:
         self._state = state
         self._detail = self._detail if detail is None else detail
-        if state in (UpstreamState.READY, UpstreamState.DOWN):
+        if state in (UpstreamState.READY, UpstreamState.DOWN, UpstreamState.NEEDS_LOGIN):
             self.settled.set()
         self._announce()
 
@@ -315,6 +381,17 @@ class ManagedUpstream:
         if self._connection is None:
             raise Unreachable(self.name, self._words_for_absence())
         return self._connection
+
+    async def _logged_in(self, timeout_s: float) -> None:
+        """Somebody with a login calls: wait until it has been tried. Raises what the upstream said to it."""
+        self.wake()
+        with anyio.move_on_after(min(timeout_s, STARTING_WAIT_S)):
+            moved = self._moved
+            await moved.wait()
+            while self._is_starting():
+                await self._moved.wait()
+        if self._state is UpstreamState.NEEDS_LOGIN:
+            raise self._refusal or Unreachable(self.name, self._words_for_absence())
 
     def _words_for_absence(self) -> str:
         if self._state is UpstreamState.DOWN:
@@ -385,6 +462,8 @@ class ManagedUpstream:
                 listing = await self._listed(connection)
             except UpstreamError as e:
                 self._note_failure(connection, e)
+                if isinstance(e, Rejected) and e.is_about_credentials and self.config.auth is not None:
+                    connection.break_off("does not take the gateway's credential any more")
             else:
                 if listing != self.listing and self._connection is connection:
                     self._publish(connection, listing)
@@ -399,6 +478,11 @@ class ManagedUpstream:
                 listening = Listening(self.watched, connection, self._note_gap)
                 self.listener.on_acknowledged = listening.note_acknowledged
                 await listening.keep()
+
+
+def carrying(config: ServerConfig, own: Credential) -> ServerConfig:
+    """A configuration whose requests go with a credential, if there is one."""
+    return replace(config, headers={**config.headers, **own.headers}) if own.headers else config
 
 
 def outcome_of(method: str, answer: Answer, upstream_ms: float) -> Outcome:

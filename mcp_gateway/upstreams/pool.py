@@ -11,7 +11,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from mcp_gateway.config.servers import ServerConfig
-from mcp_gateway.domain import NOTHING, Listing, Upstream, UpstreamStatus
+from mcp_gateway.domain import NOTHING, Listing, OwnCredentials, Upstream, UpstreamStatus
 from mcp_gateway.upstreams.connection import Limits, Question
 from mcp_gateway.upstreams.managed import ManagedUpstream, Surroundings
 
@@ -21,7 +21,8 @@ class Pool:
 
     `on_change` is called with an upstream's name whenever its state or its listing is another, and when it has left
     the configuration, `on_updated` with a name and a URI whenever an upstream says that a resource has changed; both
-    must be quick and must not raise. `remembered` is what was found out about servers (see
+    must be quick and must not raise. `own` has the credentials for our own requests, such as lists, where an upstream
+    wants tokens. `remembered` is what was found out about servers (see
     `handshake.Memory`); hand in one that is kept to spare slow probes at the next start.
 
     Entered and left in one task. Leaving it ends every upstream at once and takes at most some seconds.
@@ -36,10 +37,11 @@ class Pool:
         on_question: Question | None = None,
         question_capabilities: Mapping[str, Any] = NOTHING,
         on_updated: Callable[[str, str], None] = lambda name, uri: None,
+        own: OwnCredentials | None = None,
     ) -> None:
         kept = {} if remembered is None else remembered
         self._around = Surroundings(
-            on_change, limits or Limits(), kept, on_question, question_capabilities, on_updated=on_updated
+            on_change, limits or Limits(), kept, on_question, question_capabilities, on_updated=on_updated, own=own
         )
         self._upstreams: Mapping[str, ManagedUpstream] = {}
         self._tasks: TaskGroup = anyio.create_task_group()
@@ -68,6 +70,12 @@ class Pool:
     def statuses(self) -> tuple[UpstreamStatus, ...]:
         """How each upstream is doing."""
         return tuple(upstream.status for upstream in self._upstreams.values())
+
+    def wake(self, name: str) -> None:
+        """Somebody has logged in to an upstream: one that waited for it tries again now."""
+        upstream = self._upstreams.get(name)
+        if upstream is not None:
+            upstream.wake()
 
     async def apply(self, servers: Sequence[ServerConfig]) -> None:
         """Make these the configuration. Waits for no upstream.

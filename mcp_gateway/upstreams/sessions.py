@@ -49,15 +49,20 @@ class Sessions:
         self._open: OrderedDict[str, Session] = OrderedDict()
         self._locks: dict[str, anyio.Lock] = {}
 
-    async def session_for(self, credentials: Mapping[str, str], lost: Session | None = None) -> Session:
+    async def session_for(
+        self, credentials: Mapping[str, str], lost: Session | None = None, owner: str = ""
+    ) -> Session:
         """The session these credentials opened; a new one where there is none, or where it is the `lost` one.
 
+        Whose credentials they are (`owner`) is what counts where that is known: a renewed token is no new session.
         Raises `UpstreamError`. Callers that come together share one `initialize`.
         """
-        key = _key_of(credentials)
+        key = f"owner {owner}" if owner else _key_of(credentials)
         session = self._open.get(key)
         if session is None or session is lost:
             session = await self._opened_once(key, credentials, lost)
+        elif owner:
+            session.credentials = credentials
         if key in self._open:
             self._open.move_to_end(key)
         return session

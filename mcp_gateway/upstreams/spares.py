@@ -11,7 +11,7 @@ A server that keeps state in its memory would show another state in a spare: `ch
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
@@ -67,6 +67,9 @@ class Children:
     @property
     def why_broken(self) -> str:
         return self._first.why_broken
+
+    def carry(self, headers: Mapping[str, str]) -> None:
+        """Nothing: children have no credential that changes."""
 
     def break_off(self, why: str) -> None:
         """See `Connection.break_off`."""

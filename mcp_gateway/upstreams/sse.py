@@ -97,6 +97,9 @@ class SseConnection:
             why = str(e).removeprefix(f"upstream {self._http.name!r} ")
         self.break_off(why)
 
+    def carry(self, headers: Mapping[str, str]) -> None:
+        """Nothing: this transport has no credential that changes."""
+
     def break_off(self, why: str) -> None:
         """See `Connection.break_off`; the first reason counts."""
         self.why_broken = self.why_broken or why

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import Any
@@ -117,6 +117,9 @@ class StdioConnection:
             raise Unreachable(self._name, f"upstream {self._name!r} does not read its input") from e
         except BrokenPipeError as e:
             raise Unreachable(self._name, f"upstream {self._name!r} {self.why_broken or 'closed its input'}") from e
+
+    def carry(self, headers: Mapping[str, str]) -> None:
+        """Nothing: this transport has no credential that changes."""
 
     def break_off(self, why: str) -> None:
         """See `Connection.break_off`; the first reason counts."""

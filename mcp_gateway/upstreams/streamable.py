@@ -6,7 +6,7 @@ renewed once, and the request sent again, since a server that does not know the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import anyio
@@ -85,6 +85,10 @@ class HttpConnection:
         if isinstance(answer, RpcError):
             raise LookupError(f"subscriptions/listen: error {answer.code}")
 
+    def carry(self, headers: Mapping[str, str]) -> None:
+        """See `Connection.carry`."""
+        self._http.carry(headers)
+
     def break_off(self, why: str) -> None:
         """See `Connection.break_off`. Calls in flight go on until the connection is left."""
         self.why_broken = self.why_broken or why
@@ -120,11 +124,11 @@ class HttpConnection:
         raise TimedOut(self._http.name, f"upstream {self._http.name!r} did not answer within {timeout_s:.3g} s")
 
     async def _ask_in_session(self, request: UpstreamRequest, reply: Reply) -> Answer:
-        session = await self._sessions.session_for(request.headers)
+        session = await self._sessions.session_for(request.headers, owner=request.owner)
         try:
             return await self._ask_once(session, request, reply)
         except SessionLost:
-            session = await self._sessions.session_for(request.headers, lost=session)
+            session = await self._sessions.session_for(request.headers, lost=session, owner=request.owner)
             self._http.listener.on_list_changed("session renewed")
             if not request.headers:  # the session that subscriptions are made in, and whose stream is heard
                 self._http.listener.on_gap(True)

@@ -62,9 +62,12 @@ def test_a_token_that_cannot_be_one_is_refused(token: str) -> None:
     assert error_codes(f'url = "https://h/"\nauth = {{ bearer = "{token}" }}') == [ConfigCode.HEADER]
 
 
-@pytest.mark.parametrize("auth", ['{ oauth = "per-person" }', "{ client_credentials = {} }", '{ exchange = "x" }'])
-def test_credentials_of_later_versions_are_said_to_be_that(auth: str) -> None:
-    assert error_codes(f'url = "https://h/"\nauth = {auth}') == [ConfigCode.UNSUPPORTED]
+def test_a_key_can_go_into_the_query_and_is_shown_nowhere() -> None:
+    remote, _ = read('url = "https://h/mcp"\nauth = { query = "api key", value = "${T}" }', T="a&b")
+    assert remote.url == "https://h/mcp?api+key=a%26b"
+    assert remote.shown == "https://h/mcp"
+    remote, _ = read('url = "https://h/mcp?x=1"\nauth = { query = "k", value = "${T}" }', T="v")
+    assert remote.url == "https://h/mcp?x=1&k=v"
 
 
 @pytest.mark.parametrize(
