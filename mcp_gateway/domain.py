@@ -599,6 +599,10 @@ class Upstream(Protocol):
         """From now on be told of changes of exactly these resources, through every reconnect; waits for nothing."""
         ...
 
+    def follow(self, task_ids: frozenset[str]) -> None:
+        """From now on be told how exactly these wire tasks (its own ids) are doing, if it tells; waits for nothing."""
+        ...
+
     async def declined(self, uris: frozenset[str]) -> frozenset[str]:
         """Which of these watched resources it will not tell of.
 

@@ -204,7 +204,9 @@ class Gateway:
         await self._decide_at_once(caller, request, OutcomeStatus.RESUMED)
 
     async def subscribe(self, caller: Caller, request: Request) -> None:
-        """Decide whether a caller may be told when a resource changes, and write it down. Raises `NotAvailable`.
+        """Decide whether a caller may be told of changes (of a resource, a wire task), and write it down.
+
+        Raises `NotAvailable`.
 
         Being told is decided again each time: `may_hear`.
         """
@@ -217,7 +219,7 @@ class Gateway:
         False too where the resource is another upstream's: nobody announces changes of what is not theirs.
         """
         now = self._snapshot
-        target = now.catalog.find(request.kind, request.name)
+        target = _target_of(now.catalog, request)
         is_its_own = target is not None and target.upstream == upstream
         return is_its_own and decide(now.policy, caller, request, target, self._clock()).allowed
 
@@ -274,7 +276,7 @@ class Gateway:
     async def _decide_at_once(self, caller: Caller, request: Request, allowed: OutcomeStatus) -> None:
         """Decide a request for which no upstream is asked, and write it down with what became of it."""
         now = self._snapshot
-        target = now.catalog.find(request.kind, request.name)
+        target = _target_of(now.catalog, request)
         decision = decide(now.policy, caller, request, target, self._clock())
         status = allowed if decision.allowed else OutcomeStatus.REFUSED
         await self._audit.record(caller, request, target, decision, Outcome(status))

@@ -54,6 +54,7 @@ from mcp_gateway.frontdoor.parking import ParkingLot
 from mcp_gateway.frontdoor.rounds import Rounds
 from mcp_gateway.frontdoor.seals import Seals
 from mcp_gateway.frontdoor.stdio import StdioDoor
+from mcp_gateway.frontdoor.task_news import TaskNews
 from mcp_gateway.frontdoor.updates import Updates
 from mcp_gateway.frontdoor.wire_tasks import WIRE_TASK_TTL_S, WireTasks
 from mcp_gateway.gateway import Gateway, Snapshot
@@ -156,14 +157,16 @@ class Running:
             question_capabilities=LEGACY_CAPABILITIES,
             on_updated=lambda upstream, uri: self.updates.note(upstream, uri),
             own=self.broker,
+            on_task=lambda upstream, params: self.task_news.note(upstream, params),
         )
         settings = configuration.settings
         self.transactions = Transactions(settings.state, utc_now, settings.approval_wait_s, self._note_asking)
         self.gateway = Gateway(self._snapshot(), audit, utc_now, transactions=self.transactions)
         self.updates = Updates(self.gateway, new_request_id)
-        self.bulletin = Bulletin(self.gateway, SERVER_INFO, self.updates)
         master_key = random_key(configuration.settings.state / SEAL_KEY_FILE)
         wire_tasks = WireTasks(Seals(master_key, "wire task", WIRE_TASK_TTL_S), time.time)
+        self.task_news = TaskNews(self.gateway, wire_tasks, new_request_id)
+        self.bulletin = Bulletin(self.gateway, SERVER_INFO, self.updates, self.task_news)
         self.answers = Answers(self.gateway, Cursors(secrets.token_bytes(32)), new_request_id, wire_tasks, self.updates)
         seals = Seals(master_key, "request state", STATE_TTL_S)
         self.used = UsedOnce(configuration.settings.state)

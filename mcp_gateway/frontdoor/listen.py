@@ -19,6 +19,7 @@ from mcp_gateway.errors import BadRequest, OverLimit
 from mcp_gateway.frontdoor.exchange import Closers, EventStream, over_or_hung_up
 from mcp_gateway.frontdoor.protocol import LIST_CHANGED, Ask, client_name
 from mcp_gateway.frontdoor.subscriber import Likeness, Subscriber
+from mcp_gateway.frontdoor.task_news import TaskNews
 from mcp_gateway.frontdoor.updates import UPDATED, Updates, subscription
 from mcp_gateway.frontdoor.wire_tasks import NEEDED, declared
 from mcp_gateway.gateway import Gateway
@@ -53,6 +54,8 @@ class Listening:
         self._honoured = dict.fromkeys(honoured, True)
         self.kinds = tuple(kind for name in honoured for kind in _HONOURED[name])
         self.uris = tuple(uri for uri in uris if isinstance(uri, str)) if isinstance(uris, list) else ()
+        tasks = wanted.get("taskIds")
+        self.task_ids = tuple(each for each in tasks if isinstance(each, str)) if isinstance(tasks, list) else ()
         meta = message.params.get("_meta", {})
         self.client = client_name(meta.get(META_CLIENT))
         self.lacks_wire_tasks = "taskIds" in wanted and not declared(meta.get(META_CAPABILITIES, {}))
@@ -60,10 +63,11 @@ class Listening:
         result = {"resultType": "complete", "_meta": {**self._meta, META_SERVER: server_info}}
         self.result: Json = {"jsonrpc": "2.0", "id": message.id, "result": result}
 
-    def acknowledgement(self, uris: Sequence[str] = ()) -> Json:
-        """The first frame: the lists, and of the resources asked for those in `uris`."""
+    def acknowledgement(self, uris: Sequence[str] = (), task_ids: Sequence[str] = ()) -> Json:
+        """The first frame: the lists, of the resources asked for those in `uris`, of the tasks those in `task_ids`."""
         resources = {"resourceSubscriptions": list(uris)} if uris else {}
-        params = {"notifications": {**self._honoured, **resources}, "_meta": self._meta}
+        tasks = {"taskIds": list(task_ids)} if task_ids else {}
+        params = {"notifications": {**self._honoured, **resources, **tasks}, "_meta": self._meta}
         return _frame("notifications/subscriptions/acknowledged", params)
 
     def notification(self, method: str) -> Json:
@@ -74,13 +78,18 @@ class Listening:
         """The notification that a resource changed."""
         return _frame(UPDATED, {"uri": uri, "_meta": self._meta})
 
+    def task(self, params: Json) -> Json:
+        """The notification of how a wire task is doing."""
+        return _frame("notifications/tasks", {**params, "_meta": self._meta})
+
 
 class Bulletin:
     """All subscribers of one gateway process."""
 
-    def __init__(self, gateway: Gateway, server_info: Json, updates: Updates) -> None:
+    def __init__(self, gateway: Gateway, server_info: Json, updates: Updates, task_news: TaskNews) -> None:
         self._gateway = gateway
         self._updates = updates
+        self._task_news = task_news
         self._server_info = server_info
         self._subscribers: set[Subscriber] = set()
         self._count_of: Counter[str] = Counter()
@@ -97,6 +106,8 @@ class Bulletin:
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Stop listening, for good; harmless when that has happened already."""
         self._updates.forget(subscriber)
+        if subscriber.tasks:
+            self._task_news.forget(subscriber)
         if subscriber in self._subscribers:
             self._subscribers.discard(subscriber)
             self._count_of[subscriber.agent] -= 1
@@ -104,6 +115,7 @@ class Bulletin:
     def publish(self) -> int:
         """The snapshot was swapped: tell everyone whose lists changed. Returns how many were told."""
         self._updates.reroute()
+        self._task_news.watch()
         known: _Known = {}
         return sum(self._tell_if_changed(subscriber, known) for subscriber in list(self._subscribers))
 
@@ -112,18 +124,20 @@ class Bulletin:
 
         Returns the acknowledgement, which has to be sent before anything else and before anybody else gets to work.
         Raises `OverLimit` and `StoreUnavailable`; `BadRequest` (-32021) for news of wire tasks without their extension.
-        With it none are promised (SEP-2663 leaves that to servers): `tasks/get` tells.
+        With it, those of its own tasks are told as far as their upstreams tell.
         """
         if listening.lacks_wire_tasks:
             raise BadRequest("Missing required client capability", Code.MISSING_CAPABILITY, NEEDED)
         caller, request = subscriber.caller(), subscription(subscriber, "", "subscriptions/listen", listening.client)
         uris = await self._updates.subscribe_all(caller, request, listening.uris, subscriber)
+        task_ids = await self._task_news.follow_all(caller, request, listening.task_ids, subscriber)
         self.subscribe(subscriber)
-        return listening.acknowledgement(uris)
+        return listening.acknowledgement(uris, task_ids)
 
     def resume(self, subscriber: Subscriber) -> None:
-        """It can be told (again) what happens to its resources, beginning with what it missed."""
+        """It can be told (again) what happens to its resources and tasks, beginning with what it missed."""
         self._updates.resume(subscriber)
+        self._task_news.resume(subscriber)
 
     async def stream(self, receive: Receive, send: Send, caller: Caller, message: Ask, closers: Closers) -> None:
         """Serve `subscriptions/listen` until the agent hangs up, its credential is revoked, or we stop.
@@ -139,6 +153,7 @@ class Bulletin:
             kinds=listening.kinds,
             tell=lambda method: stream.put_once(listening.notification(method)),
             tell_updated=lambda uri: stream.put_once(listening.update(uri)),
+            tell_task=lambda params: stream.put(listening.task(params)),
             is_listening=False,
         )
         key = closers.add(caller, over.set)

@@ -206,6 +206,7 @@ class StdioDoor:
             kinds=listening.kinds,
             tell=lambda method: outbox.put_once(listening.notification(method)),
             tell_updated=lambda uri: outbox.put_once(listening.update(uri)),
+            tell_task=lambda params: outbox.put(listening.task(params)),
             is_listening=False,
         )
         try:

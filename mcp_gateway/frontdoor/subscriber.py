@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mcp_gateway.domain import Caller, Era, Kind, Transport
+from mcp_gateway.domain import Caller, Era, Json, Kind, Request, Transport
 
 CurrentCaller = Callable[[], Caller]
 """Who is listening, as the policy in force says now: an agent's default task may change with the policy."""
@@ -22,6 +22,10 @@ Likeness = tuple[str | None, ...]
 
 def _tell_nobody(uri: str) -> None:
     """For those who subscribe to no resources."""
+
+
+def _tell_nothing(params: Json) -> None:
+    """For those who follow no tasks."""
 
 
 @dataclass(eq=False, slots=True)
@@ -44,6 +48,11 @@ class Subscriber:
     """The resources it subscribed to, as it wrote them."""
     missed: dict[tuple[str, str], None] = field(default_factory=dict)
     """Upstream and URI of what changed while it did not listen, in order."""
+    tell_task: Callable[[Json], None] = _tell_nothing
+    tasks: dict[tuple[str, str], tuple[str, Request]] = field(default_factory=dict)
+    """The wire tasks it follows: by upstream and the id there, the id it knows and the request that was decided."""
+    missed_tasks: dict[str, Json] = field(default_factory=dict)
+    """The last news of each while it did not listen, by the id it knows."""
     agent: str = field(init=False)
 
     def __post_init__(self) -> None:

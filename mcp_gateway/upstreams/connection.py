@@ -105,12 +105,17 @@ class Listener:
     on_elicited: Callable[[Json], None] = lambda params: None
     """Called with the params of `notifications/elicitation/complete`."""
 
+    on_task: Callable[[Json], None] = lambda params: None
+    """Called with the params of `notifications/tasks`."""
+
     def take_news(self, method: object, params: Json) -> None:
         """Take a notification that belongs to no call; must be quick, floods come this way."""
         if method == "notifications/resources/updated":
             self.on_updated(params)
         elif method == "notifications/subscriptions/acknowledged":
             self.on_acknowledged(params)
+        elif method == "notifications/tasks":
+            self.on_task(params)
         elif method == "notifications/elicitation/complete":
             self.on_elicited(params)
         elif isinstance(method, str) and method.endswith("/list_changed"):

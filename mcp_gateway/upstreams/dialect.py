@@ -69,9 +69,10 @@ class Dialect:
         return {"jsonrpc": "2.0", "id": request_id, "method": method, "params": dressed}
 
     def _follows(self, method: str, reply: Reply) -> bool:
-        """Whether a wire task would be followed here, for an agent of an era that has none (`following`)."""
-        is_about_calls = method == "tools/call" or method.startswith("tasks/")
-        return WIRE_TASKS in self.extensions and is_about_calls and not reply.takes_input_required
+        """Whether a wire task would be followed here, for an agent of an era that has none (`following`), or for all
+        who want to hear of theirs."""
+        is_about_tasks = method in ("tools/call", "subscriptions/listen") or method.startswith("tasks/")
+        return WIRE_TASKS in self.extensions and is_about_tasks and not reply.takes_input_required
 
     def headers(self, method: str, params: Mapping[str, Any]) -> dict[str, str]:
         """The headers that mirror the body on HTTP (transports/streamable-http, "Standard Request Headers")."""

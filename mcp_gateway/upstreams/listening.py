@@ -1,4 +1,4 @@
-"""The one `subscriptions/listen` a modern upstream holds for us: changed lists, and the resources agents watch.
+"""The one `subscriptions/listen` a modern upstream holds for us: changed lists, resources and wire tasks agents watch.
 
 A stream's wishes are fixed when it is opened, so it is opened anew when what is wanted changes: soon, but not for every
 single change, and the old one is closed only when the new one is acknowledged, so that nothing falls between them.
@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 
 from mcp_gateway.domain import Json
 from mcp_gateway.errors import UpstreamError
+from mcp_gateway.revisions import WIRE_TASKS
 from mcp_gateway.upstreams.backoff import Backoff
 from mcp_gateway.upstreams.connection import Connection
 from mcp_gateway.upstreams.watch import ANSWER_WAIT_S, Watch
@@ -36,6 +37,7 @@ class _Stream:
     kinds: Mapping[str, bool]
     uris: frozenset[str]
     opened_at: float
+    tasks: frozenset[str] = frozenset()
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     honoured: frozenset[str] | None = None
     """Of `uris`, what the server acknowledged; None until it has."""
@@ -48,7 +50,8 @@ class _Stream:
 
     @property
     def notifications(self) -> Json:
-        return {**self.kinds, **({"resourceSubscriptions": sorted(self.uris)} if self.uris else {})}
+        resources = {"resourceSubscriptions": sorted(self.uris)} if self.uris else {}
+        return {**self.kinds, **resources, **({"taskIds": sorted(self.tasks)} if self.tasks else {})}
 
 
 class Listening:
@@ -66,6 +69,11 @@ class Listening:
         self._newest: _Stream | None = None
         self._current: _Stream | None = None
         self._has_gap = False
+        self._tells_tasks = WIRE_TASKS in connection.greeting.extensions
+
+    @property
+    def _tasks(self) -> frozenset[str]:
+        return self._watch.tasks if self._tells_tasks else frozenset()
 
     def note_acknowledged(self, params: Json) -> None:
         """The server has taken the newest stream (`notifications/subscriptions/acknowledged`)."""
@@ -96,11 +104,11 @@ class Listening:
             await self._watch.until(lambda: not self._is_nothing_wanted())
 
     def _is_nothing_wanted(self) -> bool:
-        return not self._kinds and not self._watch.obtainable
+        return not (self._kinds or self._watch.obtainable or self._tasks)
 
     async def _opened(self, tasks: TaskGroup) -> _Stream:
         """A new stream that was acknowledged, refused or ended; silence is taken for a yes."""
-        stream = self._newest = _Stream(self._kinds, self._watch.obtainable, anyio.current_time())
+        stream = self._newest = _Stream(self._kinds, self._watch.obtainable, anyio.current_time(), self._tasks)
         tasks.start_soon(self._hold, stream)
         await self._watch.until(lambda: stream.is_answered, ANSWER_WAIT_S)
         return stream
@@ -118,6 +126,10 @@ class Listening:
 
     def _take_refusal(self, stream: _Stream) -> None:
         """Ask for less next time: not for what is new in this stream, or if it was only lists, not for those."""
+        if stream.tasks:  # news of them are a favour (SEP-2663); whoever asks for them must not lose the rest
+            self._tells_tasks = False
+            self._watch.stir()
+            return
         kept = self._current.uris if self._current is not None else frozenset()
         self._watch.refused |= stream.uris - kept
         if not stream.uris:
@@ -148,8 +160,8 @@ class Listening:
         if tried.is_over and not tried.is_refused:
             await self._back_off(tried)
         elif current is not None:
-            fitting = (tried.uris, current.uris)
-            await self._watch.until(lambda: current.is_over or self._watch.obtainable not in fitting)
+            fitting = ((tried.uris, tried.tasks), (current.uris, current.tasks))
+            await self._watch.until(lambda: current.is_over or (self._watch.obtainable, self._tasks) not in fitting)
             if current.is_over:
                 await self._back_off(current)
             else:

@@ -102,6 +102,7 @@ class Surroundings:
     open: Opener = open_connection
     on_updated: Callable[[str, str], None] = lambda name, uri: None
     own: OwnCredentials | None = None
+    on_task: Callable[[str, Json], None] = lambda name, params: None
 
 
 class ManagedUpstream:
@@ -137,6 +138,7 @@ class ManagedUpstream:
         self._elicited = Elicited(named(config.name, around.on_question or nobody))
         on_question = None if around.on_question is None else self._elicited.ask
         self.listener = Listener(self._note_list_changed, on_question, around.question_capabilities)
+        self.listener.on_task = lambda params: around.on_task(config.name, params)
         self.listener.on_elicited = self._elicited.note_complete
         # The one this replaces was asked for the same.
         self.watched: Watch = before.watched if before is not None else self._new_watch()
@@ -180,6 +182,10 @@ class ManagedUpstream:
     def watch(self, uris: frozenset[str]) -> None:
         """See `domain.Upstream.watch`."""
         self.watched.want(uris)
+
+    def follow(self, task_ids: frozenset[str]) -> None:
+        """See `domain.Upstream.follow`."""
+        self.watched.follow(task_ids)
 
     async def declined(self, uris: frozenset[str]) -> frozenset[str]:
         """See `domain.Upstream.declined`."""

@@ -11,7 +11,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from mcp_gateway.config.servers import ServerConfig
-from mcp_gateway.domain import NOTHING, Listing, OwnCredentials, Upstream, UpstreamStatus
+from mcp_gateway.domain import NOTHING, Json, Listing, OwnCredentials, Upstream, UpstreamStatus
 from mcp_gateway.upstreams.connection import Limits, Question
 from mcp_gateway.upstreams.managed import ManagedUpstream, Surroundings
 
@@ -20,10 +20,10 @@ class Pool:
     """The upstreams behind us.
 
     `on_change` is called with an upstream's name whenever its state or its listing is another, and when it has left
-    the configuration, `on_updated` with a name and a URI whenever an upstream says that a resource has changed; both
-    must be quick and must not raise. `own` has the credentials for our own requests, such as lists, where an upstream
-    wants tokens. `remembered` is what was found out about servers (see
-    `handshake.Memory`); hand in one that is kept to spare slow probes at the next start.
+    the configuration, `on_updated` with a name and a URI whenever an upstream says that a resource has changed,
+    `on_task` with a name and what an upstream says of a wire task; all must be quick and must not raise. `own` has the
+    credentials for our own requests, such as lists, where an upstream wants tokens. `remembered` is what was found out
+    about servers (see `handshake.Memory`); hand in one that is kept to spare slow probes at the next start.
 
     Entered and left in one task. Leaving it ends every upstream at once and takes at most some seconds.
     """
@@ -38,10 +38,18 @@ class Pool:
         question_capabilities: Mapping[str, Any] = NOTHING,
         on_updated: Callable[[str, str], None] = lambda name, uri: None,
         own: OwnCredentials | None = None,
+        on_task: Callable[[str, Json], None] = lambda name, params: None,
     ) -> None:
         kept = {} if remembered is None else remembered
         self._around = Surroundings(
-            on_change, limits or Limits(), kept, on_question, question_capabilities, on_updated=on_updated, own=own
+            on_change,
+            limits or Limits(),
+            kept,
+            on_question,
+            question_capabilities,
+            on_updated=on_updated,
+            own=own,
+            on_task=on_task,
         )
         self._upstreams: Mapping[str, ManagedUpstream] = {}
         self._tasks: TaskGroup = anyio.create_task_group()

@@ -36,6 +36,8 @@ class Watch:
 
     def __init__(self, on_updated: Callable[[str], None], dropped: Counter[str]) -> None:
         self.wanted: frozenset[str] = frozenset()
+        self.tasks: frozenset[str] = frozenset()
+        """The wire tasks that are followed; only modern upstreams have any."""
         self.asked: set[str] = set()
         """What the live connection's server has agreed to announce."""
         self.refused: set[str] = set()
@@ -60,6 +62,12 @@ class Watch:
             self.wanted = uris
             self.refused &= uris
             self._missed &= uris
+            self.stir()
+
+    def follow(self, task_ids: frozenset[str]) -> None:
+        """See `domain.Upstream.follow`."""
+        if task_ids != self.tasks:
+            self.tasks = task_ids
             self.stir()
 
     async def declined(self, uris: frozenset[str]) -> frozenset[str]:

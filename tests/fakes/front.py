@@ -43,6 +43,7 @@ from mcp_gateway.frontdoor.modern import ModernDoor
 from mcp_gateway.frontdoor.parking import ParkingLot
 from mcp_gateway.frontdoor.rounds import Rounds
 from mcp_gateway.frontdoor.seals import Seals
+from mcp_gateway.frontdoor.task_news import TaskNews
 from mcp_gateway.frontdoor.updates import Updates
 from mcp_gateway.frontdoor.wire_tasks import WIRE_TASK_TTL_S, WireTasks
 from mcp_gateway.gateway import Gateway, Snapshot
@@ -145,6 +146,7 @@ class Front:
     health: dict[str, Any]
     rounds: Rounds
     updates: Updates
+    task_news: TaskNews
     tasks: StartedTasks
     transactions: Transactions
     login: AuthorizationServer | None = None
@@ -327,7 +329,8 @@ async def parts(
         wire_tasks = WireTasks(Seals(b"k" * 32, "wire task", WIRE_TASK_TTL_S), time.time)
         updates = Updates(gateway, lambda: f"r-{next(ids)}")
         answers = Answers(gateway, Cursors(b"k" * 32), lambda: f"r-{next(ids)}", wire_tasks, updates)
-        bulletin, closers = Bulletin(gateway, SERVER_INFO, updates), Closers()
+        task_news = TaskNews(gateway, wire_tasks, lambda: f"r{next(ids)}")
+        bulletin, closers = Bulletin(gateway, SERVER_INFO, updates, task_news), Closers()
         used = UsedOnce(folder / "state")
         rounds = Rounds(answers, ParkingLot(closers), Seals(b"k" * 32, "request state", 600), time.time, used.take)
         legacy = LegacyDoor(answers, bulletin, closers, challenges)
@@ -341,7 +344,7 @@ async def parts(
         door = HttpDoor(gateway, doorstep, verifier, audit, doors, tell, utc_now, challenges, pages)
         yield Front(
             *(folder, gateway, audit, answers, bulletin, closers, legacy, door, keys, verifier, u, health, rounds),
-            *(updates, tasks, transactions, login),
+            *(updates, task_news, tasks, transactions, login),
         )
         transactions.close()
         tasks.close()

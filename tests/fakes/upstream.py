@@ -43,11 +43,15 @@ class FakeUpstream:
         return UpstreamStatus(self.name, UpstreamState.READY)
 
     watched: frozenset[str] = frozenset()
+    followed: frozenset[str] = frozenset()
     refuses: frozenset[str] = frozenset()
     """Resources whose changes it does not announce."""
 
     def watch(self, uris: frozenset[str]) -> None:
         self.watched = uris
+
+    def follow(self, task_ids: frozenset[str]) -> None:
+        self.followed = task_ids
 
     async def declined(self, uris: frozenset[str]) -> frozenset[str]:
         return uris & self.refuses

@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from fakes.front import META, Front, answer_of, listing, modern_request, snapshot
+from fakes.front import META, Front, answer_of, listing, snapshot
 from fakes.upstream import answering_with, raising
 from mcp_gateway.catalog.catalog import build
 from mcp_gateway.catalog.naming import NamingRule
@@ -309,14 +309,6 @@ async def test_news_of_tasks_are_for_those_who_declared_the_extension(door: Fron
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (400, -32021)
     assert error["data"] == {"requiredCapabilities": {"extensions": {EXTENSION: {}}}}
-
-
-async def test_no_news_of_tasks_are_promised(door: Front) -> None:
-    params = {"notifications": {"taskIds": ["x"], "toolsListChanged": True}, "_meta": meta(EXTENSION)}
-    message, headers = modern_request("subscriptions/listen", params)
-    async with door.http.stream("POST", door.url, json=message, headers=door.headers(**headers)) as response:
-        line = await anext(line async for line in response.aiter_lines() if line.startswith("data: "))
-    assert json.loads(line[6:])["params"]["notifications"] == {"toolsListChanged": True}
 
 
 @pytest.mark.parametrize("capabilities", [{}, None, [], {"extensions": None}, {"extensions": [EXTENSION]}])

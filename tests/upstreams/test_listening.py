@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -11,6 +12,7 @@ from fakes.waiting import until
 from fakes.watching import Asked, Stream, Watched
 from mcp_gateway.domain import Era
 from mcp_gateway.errors import Unreachable
+from mcp_gateway.revisions import WIRE_TASKS
 from mcp_gateway.upstreams import listening as module
 from mcp_gateway.upstreams.listening import Listening, changes_announced
 
@@ -27,10 +29,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 class Kept:
     """A connection that lives, and what is known of it."""
 
-    def __init__(self, made: Watched, capabilities: dict[str, Any]) -> None:
+    def __init__(self, made: Watched, capabilities: dict[str, Any], extensions: frozenset[str]) -> None:
         self.watch = made.watch
         self.gaps: list[str] = []
         self.connection = Asked(Era.MODERN, capabilities)
+        self.connection.greeting = replace(self.connection.greeting, extensions=extensions)
         self.listening = Listening(made.watch, self.connection, lambda: self.gaps.append("gap"))
 
     async def opened(self, count: int) -> Stream:
@@ -47,8 +50,10 @@ class Kept:
 
 
 @asynccontextmanager
-async def kept(made: Watched, capabilities: dict[str, Any]) -> AsyncIterator[Kept]:
-    one = Kept(made, capabilities)
+async def kept(
+    made: Watched, capabilities: dict[str, Any], extensions: frozenset[str] = frozenset()
+) -> AsyncIterator[Kept]:
+    one = Kept(made, capabilities, extensions)
     with made.watch.over(capabilities):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.listening.keep)
@@ -198,3 +203,35 @@ async def test_an_odd_acknowledgement_promises_nothing(params: dict[str, Any]) -
 def test_only_what_a_server_announces_is_asked_for() -> None:
     assert changes_announced(LISTS) == {"toolsListChanged": True}
     assert changes_announced({"tools": True, "resources": {"listChanged": 1}}) == {}
+
+
+async def test_followed_tasks_go_in_the_stream_where_the_upstream_has_tasks() -> None:
+    made = Watched()
+    made.watch.want(frozenset({"r://a"}))
+    async with kept(made, LISTS, frozenset({WIRE_TASKS})) as one:
+        await one.acknowledged(1)
+        made.watch.follow(frozenset({"t2", "t1"}))
+        stream = await one.acknowledged(2)
+        assert stream.notifications["taskIds"] == ["t1", "t2"]
+        assert stream.notifications["resourceSubscriptions"] == ["r://a"]
+        made.watch.follow(frozenset())
+        assert "taskIds" not in (await one.acknowledged(3)).notifications
+
+
+async def test_an_upstream_that_will_not_tell_of_tasks_is_asked_for_the_rest() -> None:
+    made = Watched()
+    made.watch.want(frozenset({"r://a"}))
+    made.watch.follow(frozenset({"t1"}))
+    async with kept(made, LISTS, frozenset({WIRE_TASKS})) as one:
+        (await one.opened(1)).end(LookupError())
+        stream = await one.acknowledged(2)
+        assert "taskIds" not in stream.notifications
+        assert stream.notifications["resourceSubscriptions"] == ["r://a"]
+        assert made.watch.refused == set()
+
+
+async def test_an_upstream_without_tasks_is_not_asked_for_news_of_any() -> None:
+    made = Watched()
+    made.watch.follow(frozenset({"t1"}))
+    async with kept(made, LISTS) as one:
+        assert "taskIds" not in (await one.acknowledged(1)).notifications
