@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anyio
 import httpx2
+import pytest
 from anyio import to_thread
 from starlette.types import Receive, Scope, Send
 
@@ -83,6 +84,7 @@ async def posted(http: httpx2.AsyncClient, gateway: GatewayProcess, method: str,
     return answer_of(await http.post(gateway.url, json=message, headers=named))
 
 
+@pytest.mark.slow
 async def test_each_agent_hears_of_its_own_task(tmp_path: Path) -> None:
     upstream, heard = TaskServer(), dict[str, list[Json]](alice=[], bob=[])
     accept = {"accept": "application/json, text/event-stream"}
@@ -104,10 +106,10 @@ async def test_each_agent_hears_of_its_own_task(tmp_path: Path) -> None:
         with serving(tmp_path, files, settled=False) as gateway:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(follow, "alice", gateway)
-                await until(lambda: told_of(upstream, "t1"))
+                await until(lambda: told_of(upstream, "t1"), 30)
                 tasks.start_soon(follow, "bob", gateway)
-                news = await until(lambda: told_of(upstream, "t1", "t2"))
-                await until(lambda: heard["alice"] and heard["bob"])
+                news = await until(lambda: told_of(upstream, "t1", "t2"), 30)
+                await until(lambda: heard["alice"] and heard["bob"], 30)
                 for task_id in ("t2", "t1", "t3"):
                     news.put_nowait({"taskId": task_id, "status": "completed", "result": {"content": []}})
                 await until(lambda: len(heard["alice"]) == len(heard["bob"]) == 2)
