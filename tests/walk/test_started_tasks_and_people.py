@@ -96,6 +96,9 @@ async def test_a_started_task_is_carried_over_either_transport_in_either_era(tmp
                     assert not (await client.call_tool("a__depends", {"path": "a"})).is_error
                     with pytest.raises(MCPError, match="Unknown tool"):
                         await client.call_tool("a__depends", {"path": "b"})
+        words = ("log", "--started", token.split("_")[1], "--tool", "a/*", "--json")
+        rows = (await to_thread.run_sync(gateway.run, *words)).stdout.splitlines()
+    assert [json.loads(row)["decision"] for row in rows] == ["allowed", "denied"] * 4
 
 
 async def test_who_sits_at_the_agents_program_is_asked_in_either_era(tmp_path: Path) -> None:
