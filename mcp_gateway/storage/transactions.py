@@ -269,6 +269,7 @@ class TransactionStore:
             db = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             try:
                 db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA secure_delete = ON")  # arguments that a person has seen are not kept
                 db.execute("PRAGMA synchronous = NORMAL")  # survives kill -9; see the audit's "process"
                 _migrate(db, self._path)
             except BaseException:
