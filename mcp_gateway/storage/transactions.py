@@ -58,7 +58,7 @@ CREATE TABLE uses (
     hold    TEXT NOT NULL           -- the call; a refund takes its rows away again
 ) STRICT
 """,
-    "CREATE INDEX uses_key ON uses(key, at)",
+    "CREATE INDEX uses_key ON uses(key, at, amount)",
     "CREATE INDEX uses_hold ON uses(hold)",
     """
 CREATE TABLE marks (
