@@ -306,14 +306,18 @@ class Running:
             raise LookupError("it cannot be told who opens a page")
         return url
 
-    def stdio_door(self, agent: str, task: str | None, started: StartedTask | None = None) -> StdioDoor:
-        """The door for one agent on the standard streams; whoever calls this ends it when `started` ends.
+    def stdio_door(
+        self, agent: str, task: str | None, started_now: Callable[[], StartedTask] | None = None
+    ) -> StdioDoor:
+        """The door for one agent on the standard streams; whoever calls this ends it when its started task ends.
 
-        Raises `ConfigInvalid` for an agent that the policy does not name or that has no such task.
+        `started_now` tells the started task as it is at each request. Raises `ConfigInvalid` for an agent that the
+        policy does not name or that has no such task.
         """
-        check_agent(self.configuration, self.policy, agent, task if started is None else started.task)
+        check_agent(self.configuration, self.policy, agent, task if started_now is None else started_now().task)
 
         def caller() -> Caller:
+            started = None if started_now is None else started_now()
             assigned = task_for(self.gateway.assignment(agent), task) if started is None else started.task
             return Caller(
                 agent=agent,
@@ -521,6 +525,19 @@ def started_task_of(tasks: StartedTasks, agent: str, token: str) -> StartedTask:
     if found is None or found.agent != agent:
         raise NotAuthenticated(f"the task token is not one of {agent!r}, or its task is over")
     return found
+
+
+def started_now(tasks: StartedTasks, started: StartedTask) -> Callable[[], StartedTask]:
+    """What tells a started task as it is now; one that cannot be looked up is over."""
+
+    def as_it_is() -> StartedTask:
+        now = utc_now()
+        try:
+            return tasks.as_it_is(started, now)
+        except StoreUnavailable:
+            return replace(started, expires=now)
+
+    return as_it_is
 
 
 async def until_over(tasks: StartedTasks, started: StartedTask) -> None:

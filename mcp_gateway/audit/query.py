@@ -34,6 +34,8 @@ class Filters:
 
     agent: str = ""
     task: str = ""
+    started: str = ""
+    """The id of a started task."""
     tool: str = ""
     """`upstream/name` or `name`; `*`, `?` and `[...]` as in file names."""
     decision: str = ""
@@ -182,7 +184,7 @@ def _conditions(filters: Filters) -> tuple[str, list[Any]]:
 def _row_conditions(filters: Filters) -> tuple[str, list[Any]]:
     """Conditions on columns that `entries` and `calls` share."""
     where, values = ["1"], []
-    for column in ("agent", "task", "decision", "outcome"):
+    for column in ("agent", "task", "started", "decision", "outcome"):
         if value := getattr(filters, column):
             where.append(f"{column} = ?")
             values.append(value)

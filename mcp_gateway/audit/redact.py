@@ -69,7 +69,7 @@ RULES: Final = (
     _token("databricks", "dapi", "[a-f0-9]{32}", "dapi"),
     _token("vault", r"hv[sbr]\.", "[A-Za-z0-9_-]{16,}", "hvs.", "hvb.", "hvr."),
     _token("age", "AGE-SECRET-KEY-1", "[A-Z0-9]{20,}", "age-secret-key"),
-    _token("gateway-key", "mgw_", "[A-Za-z0-9_]{12,}", "mgw_"),
+    _token("gateway-key", "mg[wt]_", "[A-Za-z0-9_]{12,}", "mgw_", "mgt_"),
     _rule(
         "assignment",
         rf"(?:{_NAMES_OF_SECRETS})[\"']?\s{{0,4}}[=:]\s{{0,4}}[\"']?"

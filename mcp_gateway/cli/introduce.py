@@ -54,9 +54,13 @@ def agents(told: Introduction) -> RenderableType:
     for agent, assignment in sorted(parts.policy.assignments.items()):
         for task in assignment.tasks:
             where = "its default task" if task == assignment.default_task else f"at /mcp/{task}"
-            table.add_row(
-                Text(agent, style="green"), f"{task} ({where})", _tools(parts, Caller(agent=agent, task=task))
+            has_to_be_started = task in parts.policy.tasks_to_start
+            tools = (
+                f"once started: {_program()} task start {agent} {task}"
+                if has_to_be_started
+                else _tools(parts, Caller(agent=agent, task=task))
             )
+            table.add_row(Text(agent, style="green"), f"{task} ({where})", tools)
     if table.row_count:
         return Padding(table, (0, 0, 0, 2), expand=False)
     return Text(f"  none: {shown(parts.configuration.settings.policies)} names no agent, so everything is denied")

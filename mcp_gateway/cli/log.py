@@ -40,6 +40,7 @@ class _Column:
 def log(
     agent: Annotated[str, typer.Option(help="Only this agent.")] = "",
     task: Annotated[str, typer.Option(help="Only this task.")] = "",
+    started: Annotated[str, typer.Option(help="Only under this started task: its id, as `task list` shows it.")] = "",
     tool: Annotated[str, typer.Option(help="Only targets like this: name or upstream/name, with * and ?.")] = "",
     decision: Annotated[Literal["allowed", "denied"] | None, typer.Option(help="Only these decisions.")] = None,
     outcome: Annotated[OutcomeStatus | None, typer.Option(help="Only calls that ended so.")] = None,
@@ -59,6 +60,7 @@ def log(
     filters = Filters(
         agent=agent,
         task=task,
+        started=started,
         tool=tool,
         decision=decision or "",
         outcome=outcome.value if outcome else "",

@@ -49,6 +49,7 @@ from mcp_gateway.wiring import (
     Running,
     keys_of,
     running,
+    started_now,
     started_task_of,
     started_tasks_of,
     trusting,
@@ -210,7 +211,7 @@ async def _attachable(parts: Running, sockets: Sockets | None, is_first: bool) -
         if not hello.task_token:
             return Opened(parts.stdio_door(hello.agent, hello.task))
         started = started_task_of(started_tasks, hello.agent, hello.task_token)
-        door = parts.stdio_door(hello.agent, hello.task, started)
+        door = parts.stdio_door(hello.agent, hello.task, started_now(started_tasks, started))
         return Opened(door, lambda: until_over(started_tasks, started))
 
     door = AttachDoor(opened, about, token_of(state), __version__, config, time.time)

@@ -26,6 +26,7 @@ from mcp_gateway.wiring import (
     check_agent,
     policy_of,
     running,
+    started_now,
     started_task_of,
     started_tasks_of,
     until_over,
@@ -144,7 +145,8 @@ async def _serve(load_again: Load, who: Who) -> None:
     tasks = started_tasks_of(load_again()) if who.token else None
     started = None if tasks is None else started_task_of(tasks, who.agent, who.token)
     async with standard_streams() as (reader, writer), running(load_again) as parts:
-        door = parts.stdio_door(who.agent, who.task, started)
+        now = started_now(tasks, started) if tasks is not None and started is not None else None
+        door = parts.stdio_door(who.agent, who.task, now)
         listener = parts.connect_listener()
         async with anyio.create_task_group() as work:
             work.start_soon(keep_current, parts)

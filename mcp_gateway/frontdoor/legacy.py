@@ -26,7 +26,7 @@ from mcp_gateway.frontdoor.listen import Bulletin
 from mcp_gateway.frontdoor.protocol import Answer, Ask, Notice
 from mcp_gateway.frontdoor.replies import AgentReply
 from mcp_gateway.frontdoor.session import Session, elicitation_complete
-from mcp_gateway.frontdoor.subscriber import Subscriber
+from mcp_gateway.frontdoor.subscriber import Subscriber, lasting
 from mcp_gateway.frontdoor.updates import UPDATED
 from mcp_gateway.frontdoor.wire_errors import answer_to
 from mcp_gateway.jsonrpc import Code, dump, error_message
@@ -45,7 +45,7 @@ class HttpSession(Session):
     def __init__(self, session_id: str, caller: Caller) -> None:
         super().__init__(session_id, caller, Transport.HTTP)
         self.subscriber: Subscriber = Subscriber(
-            lambda: caller,
+            lambda: lasting(caller),
             Era.LEGACY,
             Transport.HTTP,
             tuple(Kind),

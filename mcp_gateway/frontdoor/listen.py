@@ -18,7 +18,7 @@ from mcp_gateway.domain import Caller, Era, Json, Kind, Transport
 from mcp_gateway.errors import BadRequest, OverLimit
 from mcp_gateway.frontdoor.exchange import Closers, EventStream, over_or_hung_up
 from mcp_gateway.frontdoor.protocol import LIST_CHANGED, Ask, client_name
-from mcp_gateway.frontdoor.subscriber import Likeness, Subscriber
+from mcp_gateway.frontdoor.subscriber import Likeness, Subscriber, lasting
 from mcp_gateway.frontdoor.task_news import TaskNews
 from mcp_gateway.frontdoor.updates import UPDATED, Updates, subscription
 from mcp_gateway.frontdoor.wire_tasks import NEEDED, declared
@@ -147,7 +147,7 @@ class Bulletin:
         listening = Listening(message, self._server_info)
         stream, over = EventStream(send), asyncio.Event()
         subscriber = Subscriber(
-            caller=lambda: caller,
+            caller=lambda: lasting(caller),
             era=Era.MODERN,
             transport=Transport.HTTP,
             kinds=listening.kinds,

@@ -7,7 +7,8 @@ that never wait; what a slow reader costs is the transport's business.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from mcp_gateway.domain import Caller, Era, Json, Kind, Request, Transport
 
@@ -18,6 +19,17 @@ Tell = Callable[[str], None]
 """Takes the method of a list-changed notification, or the URI of a resource that changed, at once."""
 
 Likeness = tuple[str | None, ...]
+
+
+def lasting(caller: Caller) -> Caller:
+    """A caller as it is judged for as long as it listens.
+
+    What it hangs on is ended by `Closers` when its started task is over; the task may have been extended meanwhile, so
+    the end it had at the beginning counts no more.
+    """
+    if caller.started is None:
+        return caller
+    return replace(caller, started=replace(caller.started, expires=datetime.max.replace(tzinfo=UTC)))
 
 
 def _tell_nobody(uri: str) -> None:

@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -113,6 +113,11 @@ class StartedTasks:
         """Whether a task whose token was right before is still under way: what long-lived streams ask."""
         record = self._under_way(now).get(task_id)
         return record is not None and record.holds(now)
+
+    def as_it_is(self, task: StartedTask, now: datetime) -> StartedTask:
+        """A task that was under way, with the end it has now: extended, or over."""
+        record = self._under_way(now).get(task.id)
+        return replace(task, expires=now) if record is None else record.task
 
     def find(self, task_id: str) -> StartedRecord | None:
         """One task, over or not."""

@@ -58,7 +58,7 @@ CREATE TABLE uses (
     hold    TEXT NOT NULL           -- the call; a refund takes its rows away again
 ) STRICT
 """,
-    "CREATE INDEX uses_key ON uses(key, at)",
+    "CREATE INDEX uses_key ON uses(key, at, amount)",
     "CREATE INDEX uses_hold ON uses(hold)",
     """
 CREATE TABLE marks (
@@ -269,6 +269,7 @@ class TransactionStore:
             db = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             try:
                 db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA secure_delete = ON")  # arguments that a person has seen are not kept
                 db.execute("PRAGMA synchronous = NORMAL")  # survives kill -9; see the audit's "process"
                 _migrate(db, self._path)
             except BaseException:

@@ -29,6 +29,7 @@ SECRETS = {
     "stripe": "sk_live_CANARYcanary1234",
     "npm": "npm_CANARYcanaryCANARYcanary12",
     "gateway-key": "mgw_CANARYcanary_CANARYcanaryCANARYcanaryCANARYca123456",
+    "gateway-task": "mgt_CANARYcanary_CANARYcanaryCANARYcanaryCANARYca123456",
     "assignment": "https://example.test/?q=1&api_key=CANARYcanary&x=2",
     "password=": "login with password=CANARY now",
 }

@@ -76,3 +76,15 @@ def test_what_upstreams_wrote_cannot_colour_the_terminal(
     assert "and 3 more" in printed
     assert "down: it said last: \\x1b]0;owned\\x07 [bold]" in printed
     assert printed.replace("\n", "").isprintable()
+
+
+async def test_a_task_that_has_to_be_started_is_told_with_the_command(tmp_path: Path) -> None:
+    policy = POLICY.replace("[tasks.read]", "[tasks.read]\nttl = '1h'")
+
+    def shown(told: Introduction) -> str:
+        with out.capture() as captured:
+            out.print(agents(told))
+        return captured.get()
+
+    text = await told_of(tmp_path, {**FILES, "policies/agents.toml": policy}, shown)
+    assert "task start reader read" in " ".join(text.split())

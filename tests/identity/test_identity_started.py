@@ -72,6 +72,14 @@ def test_a_task_lasts_as_long_as_it_is_extended_to(tasks: StartedTasks, tmp_path
     other.close()
 
 
+def test_a_task_is_told_with_the_end_it_has_now(tasks: StartedTasks) -> None:
+    _, record = tasks.start("bot", "ticket", HOUR, NOW)
+    tasks.extend(record.task.id, NOW + 2 * HOUR, NOW)
+    assert tasks.as_it_is(record.task, NOW).expires == NOW + 2 * HOUR
+    tasks.end(record.task.id, NOW)
+    assert tasks.as_it_is(record.task, NOW).expires == NOW
+
+
 def test_two_processes_that_start_tasks_see_each_others(tasks: StartedTasks, tmp_path: Path) -> None:
     other = StartedTasks(tmp_path)
     tokens = [each.start("bot", "ticket", HOUR, NOW)[0] for each in (tasks, other) * 10]
