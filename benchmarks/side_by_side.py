@@ -1,6 +1,10 @@
 """What the gateway costs, beside a plain nginx proxy and no hop at all, on the same work in one run.
 
-    python benchmarks/side_by_side.py [--rounds 3] [--secs 2] [--write docs/reference/performance.md]
+    python benchmarks/side_by_side.py [--work modern,legacy,stdio,large] [--rounds 3] [--secs 2] [--write DOCUMENT]
+
+The work is always `tools/call`: `modern` agents over HTTP to an upstream over HTTP; `legacy`: the same with agents of
+the handshake era; `stdio`: the upstream is a child process; `large`: results of 80 KB. `direct` and `nginx` do what
+`modern` does, whatever the work, but for the size of results.
 
 Everything is on in the gateway: API key, policy, schema check, durable chained audit (what `mcp-gateway serve` does by
 itself). The hop under test has core 0 for itself, upstream and load share core 1; every reply is checked. Rounds
@@ -26,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +41,8 @@ import orjson
 import uvloop
 
 VERSION = "2026-07-28"
+OLD_VERSION = "2025-11-25"
+LARGE = 80_000
 META = {
     "io.modelcontextprotocol/protocolVersion": VERSION,
     "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
@@ -100,17 +107,32 @@ async def serve_upstream(port: int) -> None:
     await server.serve_forever()
 
 
+def serve_child() -> None:
+    """The same upstream on the standard streams."""
+    for line in sys.stdin.buffer:
+        message = orjson.loads(line)
+        if "id" in message:
+            answer = {"jsonrpc": "2.0", "id": message["id"], "result": result_of(message) or {}}
+            sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
+            sys.stdout.buffer.flush()
+
+
 # -- the load: so many connections, each asking again as soon as it was answered ---------------------------------------
 
 
+COMMON = (
+    "POST /mcp HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    "accept: application/json, text/event-stream\r\n"
+)
+
+
 class Asker(asyncio.Protocol):
-    def __init__(self, number: int, tool: str, headers: str, pad: int, answered: list[float]) -> None:
+    def __init__(self, number: int, tool: str, headers: str, session: str, pad: int, answered: list[float]) -> None:
         self.number, self.tool, self.pad, self.answered = number, tool, pad, answered
-        self.head = (
-            f"POST /mcp HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-            f"accept: application/json, text/event-stream\r\nmcp-protocol-version: {VERSION}\r\n"
-            f"mcp-method: tools/call\r\nmcp-name: {tool}\r\n{headers}"
-        )
+        self.meta = {} if session else {"_meta": META}
+        modern = f"mcp-protocol-version: {VERSION}\r\nmcp-method: tools/call\r\nmcp-name: {tool}\r\n"
+        legacy = f"mcp-protocol-version: {OLD_VERSION}\r\nmcp-session-id: {session}\r\n"
+        self.head = f"{COMMON}{legacy if session else modern}{headers}"
         self.count, self.wrong, self.body = 0, 0, b""
 
     def connection_made(self, transport: Any) -> None:
@@ -122,8 +144,9 @@ class Asker(asyncio.Protocol):
         self.count += 1
         self.text = f"{self.number}-{self.count}."
         arguments = {"text": self.text, **({"pad": self.pad} if self.pad else {})}
-        params = {"_meta": META, "name": self.tool, "arguments": arguments}
-        body = orjson.dumps({"jsonrpc": "2.0", "id": self.count, "method": "tools/call", "params": params})
+        self.id = self.number * 10**8 + self.count  # calls of one session have ids of their own
+        params = {**self.meta, "name": self.tool, "arguments": arguments}
+        body = orjson.dumps({"jsonrpc": "2.0", "id": self.id, "method": "tools/call", "params": params})
         self.asked_at = time.perf_counter()
         self.transport.write(f"{self.head}content-length: {len(body)}\r\n\r\n".encode() + body)
 
@@ -144,13 +167,26 @@ class Asker(asyncio.Protocol):
             return False
         message = orjson.loads(body)
         text = message.get("result", {}).get("content", [{}])[0].get("text", "")
-        return bool(message["id"] == self.count and text.startswith(self.text) and len(text) >= self.pad)
+        return bool(message["id"] == self.id and text.startswith(self.text) and len(text) >= self.pad)
 
 
-async def load(port: int, tool: str, headers: str, connections: int, secs: float, pad: int) -> None:
+async def handshake(port: int, headers: str) -> str:
+    """Open a session of the handshake era; its id."""
+    info = {"name": "bench", "version": "1"}
+    params = {"protocolVersion": OLD_VERSION, "capabilities": {}, "clientInfo": info}
+    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params})
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"{COMMON}{headers}content-length: {len(body)}\r\n\r\n".encode() + body)
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    writer.close()
+    return next(line.split(": ")[1] for line in head.split("\r\n") if line.lower().startswith("mcp-session-id"))
+
+
+async def load(port: int, tool: str, headers: str, is_legacy: bool, connections: int, secs: float, pad: int) -> None:
     answered: list[float] = []
     loop = asyncio.get_running_loop()
-    askers = [Asker(number, tool, headers, pad, answered) for number in range(connections)]
+    session = await handshake(port, headers) if is_legacy else ""
+    askers = [Asker(number, tool, headers, session, pad, answered) for number in range(connections)]
     for asker in askers:
         await loop.create_connection(lambda asker=asker: asker, "127.0.0.1", port)
     await asyncio.sleep(0.5)
@@ -221,11 +257,13 @@ def cpu_s(pid: int) -> float:
 def gateway(folder: Path, upstream: int, port: int) -> Iterator[tuple[int, str]]:
     """A gateway as anybody would set it up; its process id and an API key."""
     (folder / "policies").mkdir(parents=True)
+    child = pinned(1, sys.executable, Path(__file__).resolve(), "child")
     (folder / "servers.toml").write_text(
-        f'[servers.fast]\nurl = "http://127.0.0.1:{upstream}/mcp"\ntransport = "http"\n'
+        f'[servers.fast]\nurl = "http://127.0.0.1:{upstream}/mcp"\ntransport = "http"\n\n'
+        f"[servers.child]\ncommand = {json.dumps(child)}\n"
     )
     (folder / "policies" / "bench.toml").write_text(
-        '[agents.bench]\ntasks = ["bench"]\ndefault_task = "bench"\n\n[tasks.bench]\nallow = ["fast/*"]\n'
+        '[agents.bench]\ntasks = ["bench"]\ndefault_task = "bench"\n\n[tasks.bench]\nallow = ["fast/*", "child/*"]\n'
     )
     program = [sys.executable, "-m", "mcp_gateway"]
     made = subprocess.run([*program, "key", "create", "bench", "--json"], cwd=folder, capture_output=True, check=True)
@@ -234,53 +272,68 @@ def gateway(folder: Path, upstream: int, port: int) -> Iterator[tuple[int, str]]
         yield pid, key
 
 
+@dataclass(frozen=True)
+class Hop:
+    """Where the load goes, and how."""
+
+    port: int
+    tool: str
+    headers: str = ""
+    is_legacy: bool = False
+    pid: int = 0
+
+
 def measured(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Medians by `hop connections`."""
+    """Medians by `work hop connections`."""
     upstream, me = free_port(), [sys.executable, __file__]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-bench-")))
         stack.enter_context(started(pinned(1, *me, "upstream", upstream), upstream, folder))
-        hops: dict[str, tuple[int, str, str, int]] = {"direct": (upstream, "echo", "", 0)}
+        plain = {"direct": Hop(upstream, "echo")}
         if shutil.which("nginx"):
             port = free_port()
             (folder / "nginx.conf").write_text(NGINX.format(d=folder, upstream=upstream, port=port))
             pid = stack.enter_context(started(pinned(0, "nginx", "-c", folder / "nginx.conf"), port, folder))
-            hops["nginx"] = (port, "echo", "", pid)
+            plain["nginx"] = Hop(port, "echo", pid=pid)
         port = free_port()
         pid, key = stack.enter_context(gateway(folder / "gateway", upstream, port))
-        hops["gateway"] = (port, "fast__echo", f"authorization: Bearer {key}\r\n", pid)
         runs: dict[str, list[dict[str, float]]] = {}
+        for tool in ("fast__echo", "child__echo"):  # until the start is over: a server's first second is not its life
+            one_run(Hop(port, tool, f"authorization: Bearer {key}\r\n", pid=pid), 4, 1.0, 0)
         for _ in range(options.rounds):
-            for hop, (port, tool, headers, pid) in hops.items():
-                for connections in map(int, options.connections.split(",")):
-                    found = one_run(port, tool, headers, pid, connections, options)
-                    runs.setdefault(f"{hop} {connections}", []).append(found)
+            for work in options.work.split(","):
+                tool = "child__echo" if work == "stdio" else "fast__echo"
+                through = Hop(port, tool, f"authorization: Bearer {key}\r\n", work == "legacy", pid)
+                for name, hop in {**plain, "gateway": through}.items():
+                    for connections in map(int, options.connections.split(",")):
+                        found = one_run(hop, connections, options.secs, LARGE if work == "large" else 0)
+                        runs.setdefault(f"{work} {name} {connections}", []).append(found)
     return {name: {k: statistics.median(run[k] for run in found) for k in found[0]} for name, found in runs.items()}
 
 
-def one_run(
-    port: int, tool: str, headers: str, pid: int, connections: int, options: argparse.Namespace
-) -> dict[str, float]:
-    before = cpu_s(pid) if pid else 0.0
-    told = [port, tool, headers, connections, options.secs, options.pad]
+def one_run(hop: Hop, connections: int, secs: float, pad: int) -> dict[str, float]:
+    before = cpu_s(hop.pid) if hop.pid else 0.0
+    told = [hop.port, hop.tool, hop.headers, hop.is_legacy, connections, secs, pad]
     command = pinned(1, sys.executable, __file__, "load", json.dumps(told))
-    found = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=options.secs + 60).stdout)
-    found["cpu_us"] = ((cpu_s(pid) if pid else 0.0) - before) / max(found["calls"], 1) * 1e6
+    found = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=secs + 60).stdout)
+    found["cpu_us"] = ((cpu_s(hop.pid) if hop.pid else 0.0) - before) / max(found["calls"], 1) * 1e6
     return dict(found)
 
 
 def report(medians: dict[str, dict[str, float]], options: argparse.Namespace) -> str:
     lines = [
-        "| hop, connections | calls/s | p50 us | p99 us | CPU us a call | CPU of nginx | added p50 us | wrong |",
-        "|---|---|---|---|---|---|---|---|",
+        "| work, hop, connections | calls/s | of nginx | p50 us | p99 us | added p50 us "
+        "| CPU us a call | CPU of nginx | wrong |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, run in medians.items():
-        connections = name.split()[1]
-        nginx, direct = medians.get(f"nginx {connections}"), medians[f"direct {connections}"]
-        ratio = f"{run['cpu_us'] / nginx['cpu_us']:.1f}" if nginx and nginx["cpu_us"] and run["cpu_us"] else "-"
+        work, _, connections = name.split()
+        nginx, direct = medians.get(f"{work} nginx {connections}"), medians[f"{work} direct {connections}"]
+        cpu = f"{run['cpu_us'] / nginx['cpu_us']:.1f}" if nginx and nginx["cpu_us"] and run["cpu_us"] else "-"
+        speed = f"{run['calls_s'] / nginx['calls_s']:.2f}" if nginx else "-"
         lines.append(
-            f"| {name} | {run['calls_s']:.0f} | {run['p50_us']:.0f} | {run['p99_us']:.0f} | {run['cpu_us']:.0f} "
-            f"| {ratio} | {run['p50_us'] - direct['p50_us']:.0f} | {run['wrong']:.0f} |"
+            f"| {name} | {run['calls_s']:.0f} | {speed} | {run['p50_us']:.0f} | {run['p99_us']:.0f} "
+            f"| {run['p50_us'] - direct['p50_us']:.0f} | {run['cpu_us']:.0f} | {cpu} | {run['wrong']:.0f} |"
         )
     libraries = ", ".join(f"{name} {version(name)}" for name in ("mcp-gateway", "uvloop", "httptools", "orjson"))
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release().split('-')[0]}"
@@ -291,19 +344,24 @@ def report(medians: dict[str, dict[str, float]], options: argparse.Namespace) ->
 def main() -> None:
     """Run it, print the table, and put it into a document if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", default="modern,legacy,stdio,large")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--secs", type=float, default=2.0)
     parser.add_argument("--connections", default="1,16,64")
-    parser.add_argument("--pad", type=int, default=0, help="characters in each result beyond the echoed text")
     parser.add_argument("--write", type=Path, help="a document with a `<!-- figures -->` pair to put the table between")
     options = parser.parse_args()
     medians = measured(options)
     table = report(medians, options)
     print(table)  # noqa: T201
     if options.write:
-        before, _, after = options.write.read_text().split("<!-- figures -->")
-        options.write.write_text(f"{before}<!-- figures -->\n{table}\n<!-- figures -->{after}")
+        write_between("figures", table, options.write)
     sys.exit(any(run["wrong"] for run in medians.values()))
+
+
+def write_between(marker: str, text: str, document: Path) -> None:
+    """Put text between the two comments of that name in a document."""
+    before, _, after = document.read_text().split(f"<!-- {marker} -->")
+    document.write_text(f"{before}<!-- {marker} -->\n{text}\n<!-- {marker} -->{after}")
 
 
 if __name__ == "__main__":
@@ -311,5 +369,7 @@ if __name__ == "__main__":
         uvloop.run(serve_upstream(int(sys.argv[2])))
     elif sys.argv[1:2] == ["load"]:
         uvloop.run(load(*json.loads(sys.argv[2])))
+    elif sys.argv[1:2] == ["child"]:
+        serve_child()
     else:
         main()

@@ -59,7 +59,7 @@ from mcp_gateway.errors import (
 from mcp_gateway.guards.order import Guards
 from mcp_gateway.guards.transactions import Held, Transactions
 from mcp_gateway.policy.compile import Policy
-from mcp_gateway.policy.decide import decide
+from mcp_gateway.policy.decide import decide, sees_what_its_task_sees
 from mcp_gateway.upstreams.refusals import Rejected
 
 Clock = Callable[[], datetime]
@@ -97,6 +97,8 @@ class Snapshot:
     """The protocol extensions that some upstream offers and we can carry."""
     after_refusal: Callable[[Caller, str, Credential, Challenge], Awaitable[Credential | None]] | None = None
     """See `domain.Broker`; None: no credential is better than the one there is."""
+    lists: dict[tuple[str | None, Kind], tuple[Target, ...]] = field(default_factory=dict)
+    """What everybody on a task sees, for tasks without conditions: filled by whoever asks first, never edited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +249,14 @@ class Gateway:
     ) -> tuple[Target, ...]:
         """Everything of one kind that some call of this caller, come this way, could be allowed; in catalog order."""
         now, at = self._snapshot, self._clock()
-        request = Request("", Verb.LIST, "", kind, "", {}, era, transport)
-        return tuple(t for t in now.catalog.targets(kind) if decide(now.policy, caller, request, t, at).visible)
+        is_shared = sees_what_its_task_sees(now.policy, caller, at)
+        found = now.lists.get((caller.task, kind)) if is_shared else None
+        if found is None:
+            request = Request("", Verb.LIST, "", kind, "", {}, era, transport)
+            found = tuple(t for t in now.catalog.targets(kind) if decide(now.policy, caller, request, t, at).visible)
+            if is_shared:
+                now.lists[caller.task, kind] = found
+        return found
 
     def peek(self, caller: Caller, kind: Kind, name: str) -> Target | None:
         """The target of that name if this caller may see it; nothing is asked and nothing written down."""

@@ -12,10 +12,11 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from operator import is_
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -24,7 +25,7 @@ import anyio
 from mcp_gateway import __version__
 from mcp_gateway.audit.log import AuditLog, Durability, Record
 from mcp_gateway.audit.query import AuditReader
-from mcp_gateway.catalog.catalog import Catalog, build
+from mcp_gateway.catalog.catalog import Catalog, Problem, build
 from mcp_gateway.catalog.naming import NamingRule
 from mcp_gateway.catalog.pages import Cursors
 from mcp_gateway.config.secrets import Secrets
@@ -141,6 +142,7 @@ class Running:
         self.audit = audit
         self.closers = Closers()
         self._load = load
+        self._built: tuple[tuple[Listing, ...], Sequence[ServerConfig], Catalog] | None = None
         self._schemas = Schemas()
         limits = upstream_limits(configuration.settings)
         settings = configuration.settings
@@ -337,13 +339,9 @@ class Running:
     def _snapshot(self) -> Snapshot:
         settings, servers = self.configuration.settings, self.configuration.servers
         listings = self.pool.listings
-        catalog = build(
-            (for_everybody(listings[name], servers) for name in listings),
-            {server.name: naming_rule(server) for server in servers},
-        )
-        self._remember(catalog)
+        self.audit.remember_policy(self.policy.version, self.policy.text)
         return Snapshot(
-            catalog=catalog,
+            catalog=self._catalog(tuple(listings.values()), servers),
             policy=self.policy,
             guards=Guards(Limits(settings.max_body_bytes, max_result_bytes=settings.max_result_bytes), self._schemas),
             upstreams=self.pool.upstreams,
@@ -353,13 +351,30 @@ class Running:
             extensions=frozenset[str]().union(*(listing.extensions for listing in listings.values())),
         )
 
-    def _remember(self, catalog: Catalog) -> None:
-        self.audit.remember_policy(self.policy.version, self.policy.text)
+    def _catalog(self, offered: tuple[Listing, ...], servers: Sequence[ServerConfig]) -> Catalog:
+        """The catalog of these listings; the one there is, where nobody offers anything else than before.
+
+        An upstream that goes and comes back changes no listing, and building a catalog of thousands takes a while.
+        """
+        known: Collection[Problem] = ()
+        if self._built is not None:
+            before, configured, catalog = self._built
+            if configured is servers and len(before) == len(offered) and all(map(is_, before, offered)):
+                return catalog
+            known = catalog.problems
+        rules = {server.name: naming_rule(server) for server in servers}
+        catalog = build((for_everybody(listing, servers) for listing in offered), rules)
+        self._remember(catalog, known)
+        self._built = offered, servers, catalog
+        return catalog
+
+    def _remember(self, catalog: Catalog, known: Collection[Problem]) -> None:
         for kind in Kind:
             for target in catalog.targets(kind):
                 self.audit.remember_target(target)
         for problem in catalog.problems:
-            _log.warning("upstream %s: %s", problem.upstream, problem.message)
+            if problem not in known:
+                _log.warning("upstream %s: %s", problem.upstream, problem.message)
 
     def _refresh_soon(self) -> None:
         if self._refreshing is None:

@@ -295,6 +295,26 @@ async def test_what_is_listed_is_what_can_be_called_whichever_way_one_came(
             assert target.public_name not in listed
 
 
+async def test_a_list_that_depends_on_nothing_but_the_task_is_made_once(tmp_path: Path) -> None:
+    plain = """[agents.alice]\ntasks = ["work", "rest"]\ndefault_task = "work"\n[agents.bob]\ntasks = ["work"]
+[tasks.work]\npurpose = "p"\nallow = ["u/echo"]\n[tasks.rest]\npurpose = "p"\nallow = ["u/second"]\n"""
+    async with parts(tmp_path) as made:
+        made.offer(policy=plain)
+        seen = made.gateway.visible(made.caller(), Kind.TOOL)
+        assert [target.name for target in seen] == ["echo"]
+        assert made.gateway.visible(made.caller("bob"), Kind.TOOL) is seen
+        assert [target.name for target in made.gateway.visible(made.caller(task="rest"), Kind.TOOL)] == ["second"]
+        assert made.gateway.visible(made.caller("bob", "rest"), Kind.TOOL) == ()
+        assert made.gateway.visible(made.caller("mallory"), Kind.TOOL) == ()
+        made.offer(policy=plain.replace("u/echo", "u/second"))
+        assert [target.name for target in made.gateway.visible(made.caller(), Kind.TOOL)] == ["second"]
+
+
+async def test_a_list_that_may_depend_on_who_asks_is_made_for_each(made: Front) -> None:
+    assert made.gateway.visible(made.caller(), Kind.TOOL) is not made.gateway.visible(made.caller(), Kind.TOOL)
+    assert not made.gateway.snapshot.lists
+
+
 async def test_peeking_shows_what_lists_show_and_leaves_no_trace(made: Front) -> None:
     caller = made.caller()
     assert made.gateway.peek(caller, Kind.TOOL, "u__echo") is not None

@@ -58,6 +58,18 @@ async def test_everything_configured_is_one_catalog_judged_by_one_policy(tmp_pat
         }
 
 
+async def test_the_catalog_is_built_again_only_when_somebody_offers_something_else(tmp_path: Path) -> None:
+    async with running_in(tmp_path) as parts:
+        before = parts.gateway.snapshot
+        parts.refresh()
+        assert parts.gateway.snapshot is not before
+        assert parts.gateway.snapshot.catalog is before.catalog
+        [upstream] = [found for found in parts.pool._upstreams.values() if found.name == "one"]
+        upstream.listing = replace(parts.pool.listings["one"], tools=())
+        parts.refresh()
+        assert parts.gateway.snapshot.catalog.find(Kind.TOOL, "one__echo") is None
+
+
 async def test_nothing_is_left_running_or_locked(tmp_path: Path) -> None:
     before = child_processes()
     async with running_in(tmp_path):

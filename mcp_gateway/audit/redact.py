@@ -108,6 +108,8 @@ _LONG_RUN: Final = b"a" * _LONG_WORD
 MAX_DEPTH: Final = 200
 _OVERLAP: Final = 4096
 """A text is looked at this far beyond where it is cut, so that a secret across the cut is seen whole."""
+_REACH: Final = 128
+"""Of every secret, a marker lies within so many characters of its beginning."""
 TRUNCATED: Final = "truncated"
 
 
@@ -172,6 +174,9 @@ class _Walk:
     def _string(self, text: str, path: str, depth: int) -> str:
         room = max(self.left, 0)
         self.left -= len(text) + 2
+        if len(text) > room and not _may_begin_a_secret(text[: room + _REACH]):
+            self._note(path, [TRUNCATED])
+            return _cut(text, text[:room])
         window = text[: room + _OVERLAP]
         inner = _json_inside(window) if len(text) == len(window) and depth < MAX_DEPTH else None
         if inner is not None:
@@ -183,7 +188,7 @@ class _Walk:
         if len(text) <= room:
             return window
         self._note(path, [TRUNCATED])
-        return f"{window[:room]}… [{len(text)} characters in all]"
+        return _cut(text, window[:room])
 
     def _json_string(self, text: str, inner: Any, path: str, depth: int) -> str:
         walk = _Walk(len(text) * 2 + 1024)
@@ -226,6 +231,14 @@ class _Walk:
 
     def _note(self, path: str, rules: Iterable[str]) -> None:
         self.found += [{"path": path[:300], "rule": rule} for rule in rules][: max(0, 200 - len(self.found))]
+
+
+def _cut(text: str, shown: str) -> str:
+    return f"{shown}… [{len(text)} characters in all]"
+
+
+def _may_begin_a_secret(text: str) -> bool:
+    return _has_marker(text.lower()) or _may_hold_base64(text.encode("utf-8", "replace"))
 
 
 def is_secret_name(name: str) -> bool:

@@ -86,7 +86,10 @@ class ModernDoor:
         exchange = Exchange(receive, send, connection=scope.get(EXCHANGE))
 
         async def work() -> tuple[int, Json]:
-            return _response(await self._rounds.answer_plain(caller, asked, exchange.put), message.id)
+            answer = await self._rounds.answer_plain(caller, asked, exchange.put)
+            if "error" in answer:
+                exchange.add_headers(self._challenges.step_up(scope["path"], answer))
+            return _response(answer, message.id)
 
         await exchange.run(work, self._closers, caller, hang_up_cancels=True)
 

@@ -84,6 +84,11 @@ class Policy:
         self._matches = tuple(
             (agent.name, agent.match) for agent in sorted(document.agents.values(), key=_name) if agent.match
         )
+        self._unconditional = frozenset(
+            task.name
+            for task in document.tasks.values()
+            if not any(line.condition or line.scopes or line.demands for line in (*task.grants, *task.denies))
+        )
         self._refusals = {reason: Decision(Effect.DENIED, reason, policy_version=self.version) for reason in Reason}
         self._remembered: dict[tuple[str, Kind, str, str], Candidates] = {}
 
@@ -95,6 +100,10 @@ class Policy:
     def refusal(self, reason: Reason) -> Decision:
         """The denial for `reason` that no line decided."""
         return self._refusals[reason]
+
+    def is_unconditional(self, task: str) -> bool:
+        """Whether what `task` lets anybody see depends on the targets alone: no condition, scope, demand or flow."""
+        return task in self._unconditional and not self.has_terms
 
     def flows(self, task: str) -> tuple[FlowRule, ...]:
         """What reading rules out on `task`, which must be one of `tasks`."""

@@ -73,6 +73,12 @@ def decide(policy: Policy, caller: Caller, request: Request, target: Target | No
     return _with_terms(policy, decision, candidates, caller, request, target, scope)
 
 
+def sees_what_its_task_sees(policy: Policy, caller: Caller, now: datetime) -> bool:
+    """Whether all there is to know about what a caller may see is its task: then one list serves everybody on it."""
+    is_plain = caller.started is None and caller.person is None and not caller.claims
+    return is_plain and refusal(policy, caller, now) is None and policy.is_unconditional(caller.task or "")
+
+
 def refusal(policy: Policy, caller: Caller, now: datetime) -> Reason | None:
     """Why this caller gets nothing at all, whatever the target; None if it may get something."""
     assignment = policy.assignments.get(caller.agent)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcp_gateway.audit import redact
 from mcp_gateway.audit.redact import TRUNCATED, may_hold_secret, redacted, redacted_text
 
 SECRETS = {
@@ -138,3 +139,11 @@ def test_no_text_makes_redaction_slow(evil: str) -> None:
     redacted({"x": evil}, 1_000_000)
     may_hold_secret(evil.encode())
     assert time.process_time() - begin < 1.0  # 200 kB; a quadratic pattern takes minutes
+
+
+@pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
+def test_a_cut_text_shows_the_same_however_far_it_was_looked_at(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [("a word " * 50 + secret + " a word" * 1000, 350 + before) for before in range(len(secret) + 1)]
+    quick = [redacted(text, room)[0] for text, room in texts]
+    monkeypatch.setattr(redact, "_may_begin_a_secret", lambda text: True)
+    assert quick == [redacted(text, room)[0] for text, room in texts]
