@@ -144,7 +144,7 @@ async def test_calls_and_streams_of_a_task_end_with_it_and_no_others(ready: Fron
 async def test_an_extended_task_goes_on(ready: Front) -> None:
     token = ready.start("alice", "ticket", customer=1)
     closed = asyncio.Event()
-    caller = ready.door._caller({"headers": [(b"authorization", f"Bearer {token}".encode())]}, None)
+    caller = await ready.door._caller({"headers": [(b"authorization", f"Bearer {token}".encode())]}, None)
     ready.closers.add(caller, closed.set)
     ready.tasks.extend(token.split("_")[1], utc_now() + timedelta(hours=2), utc_now())
     close_revoked(ready.closers, ready.verifier, lambda: utc_now() + timedelta(hours=1))
