@@ -149,7 +149,6 @@ async def _over_http(parts: Running, sockets: Sockets, how: How, tasks: TaskGrou
             tasks.start_soon(_serve_admin, parts.admin_door(started), sockets.admin, settings.max_header_bytes)
         spare_the_collector()
         await serve_http(door, sockets.agents, parts.closers, settings.max_header_bytes)
-        tasks.cancel_scope.cancel()
 
 
 async def _serve_admin(door: AdminDoor, listener: socket.socket, max_header_bytes: int) -> None:
