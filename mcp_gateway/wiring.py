@@ -34,6 +34,8 @@ from mcp_gateway.config.settings import Settings, is_loopback
 from mcp_gateway.config.upstream_auth import AuthKind
 from mcp_gateway.credentials.broker import TokenBroker
 from mcp_gateway.credentials.owners import Owner
+from mcp_gateway.credentials.party import LOOPBACK
+from mcp_gateway.credentials.sign_in import SignIn
 from mcp_gateway.credentials.vault import Vault, opened_vault
 from mcp_gateway.domain import Caller, Kind, Listing, StartedTask, Strength, Target, UpstreamState
 from mcp_gateway.errors import Complaint, ConfigInvalid, NotAuthenticated, StoreUnavailable, Unreachable
@@ -92,6 +94,9 @@ ENVELOPE_BYTES: Final = 64 * 1024
 SEAL_KEY_FILE: Final = "seals.key"
 LOGIN_KEY_FILE: Final = "login.key"
 
+VISIT_S: Final = 600
+"""How long a browser that has signed in is known to the login pages."""
+
 STATE_TTL_S: Final = 600
 """How long a `requestState` is good for: longer than a parked call waits, so that the lot decides when it is over."""
 
@@ -149,7 +154,9 @@ class Running:
         self.broker = broker_of(configuration, self._pages_for, lambda name: self.pool.wake(name))
         self.broker.note = lambda upstream, agent, what: audit.note("login", upstream, agent=agent, reason=what)
         self.broker.apply(configuration.servers, settings.allow_addresses)
-        self.pages = ConnectPages(self.broker.consents, settings.public_url)
+        self.sign_in = sign_in_of(settings)
+        visitor_seals = Seals(random_key(settings.state / SEAL_KEY_FILE), "visitor", VISIT_S) if self.sign_in else None
+        self.pages = ConnectPages(self.broker.consents, settings.public_url, self.sign_in, visitor_seals)
         self.pages_at: Callable[[], Awaitable[str]] | None = None
         """Where this process serves `pages`; None: nowhere."""
         self.pool = Pool(
@@ -304,6 +311,8 @@ class Running:
         if self.pages_at is None:
             raise LookupError("this process serves no pages")
         url = self.configuration.settings.public_url or await self.pages_at()
+        if owner.person and self.sign_in is not None and self.sign_in.issuer == owner.issuer:
+            return url
         if owner.person or not is_loopback(urlsplit(url).hostname or ""):
             raise LookupError("it cannot be told who opens a page")
         return url
@@ -397,7 +406,7 @@ async def running(load: Load) -> AsyncIterator[Running]:
     policy = policy_of(configuration)
     async with open_audit(configuration) as audit:
         parts = Running(configuration, policy, load, audit)
-        async with _closing(parts.broker), parts.pool, anyio.create_task_group() as tasks:
+        async with _closing(parts), parts.pool, anyio.create_task_group() as tasks:
             await parts.pool.apply(bounded(configuration))
             parts.gateway.hold()
             tasks.start_soon(_open_when_settled, parts)
@@ -411,13 +420,15 @@ async def running(load: Load) -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def _closing(broker: TokenBroker) -> AsyncIterator[None]:
+async def _closing(parts: Running) -> AsyncIterator[None]:
     try:
         yield
     finally:
         with anyio.CancelScope(shield=True):
-            await broker.close()
-            broker.vault.close()
+            await parts.broker.close()
+            parts.broker.vault.close()
+            if parts.sign_in is not None:
+                await parts.sign_in.close()
 
 
 async def _open_when_settled(parts: Running) -> None:
@@ -469,7 +480,18 @@ def broker_of(
     settings = configuration.settings
     secrets_ = Secrets(os.environ, configuration.path.absolute().parent)
     vault = Vault(lambda: opened_vault(settings.state, settings.vault_keys, secrets_))
-    return TokenBroker(vault, pages_for, time.time, on_login)
+    return TokenBroker(vault, pages_for, time.time, on_login, settings.public_url)
+
+
+def sign_in_of(settings: Settings) -> SignIn | None:
+    """Where people prove who they are, if that is configured."""
+    if settings.sign_in is None:
+        return None
+    allow = (
+        *settings.allow_addresses,
+        *(LOOPBACK if is_loopback(urlsplit(settings.sign_in.issuer).hostname or "") else ()),
+    )
+    return SignIn(settings.sign_in, Allowed.of(allow), time.time)
 
 
 def own_host(settings: Settings) -> Sequence[str]:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.config.table import ConfigCode, Table
+from mcp_gateway.config.upstream_auth import ClientAuth, read_sign_in
 from mcp_gateway.netguard import Allowed, url_problem
 
 MIB: Final = 1024 * 1024
@@ -58,6 +59,8 @@ class Settings:
     """`Origin` values accepted from browsers; none by default."""
     public_url: str = ""
     """Where people and authorization servers reach the gateway's own pages; empty: only from this machine."""
+    sign_in: ClientAuth | None = None
+    """Where people prove who they are before they log in to an upstream; None: only this machine's pages are open."""
     vault_keys: tuple[str, ...] = ()
     """Where the keys are that seal the vault (see `credentials/vault_keys`); empty: a file in `state`."""
     allow_addresses: tuple[str, ...] = ()
@@ -131,6 +134,7 @@ def read_settings(table: Table, secrets: Secrets, listen: tuple[str, int] | None
         allowed_hosts=_allowed(table, "allowed_hosts", _HOST, "gateway.example or gateway.example:8765"),
         allowed_origins=_allowed(table, "allowed_origins", _ORIGIN, "https://app.example, without a path"),
         public_url=_public_url(table),
+        sign_in=read_sign_in(table.table("sign_in"), secrets),
         vault_keys=_vault_keys(table),
         allow_addresses=_allow_addresses(table),
         max_body_bytes=table.count("max_body_bytes", defaults.max_body_bytes, 1024, 1024 * MIB),

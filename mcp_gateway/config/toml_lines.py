@@ -32,7 +32,7 @@ _SCALAR: Final = re.compile(
     r"|[^\s,\]}#][^,\]}#\n]*",
     re.DOTALL,
 )
-_FEW: Final = 32
+_FEW: Final = 40
 _ERROR_LINE: Final = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
 
 

@@ -93,6 +93,18 @@ def read_auth(table: Table, secrets: Secrets) -> AuthConfig | None:
     return config
 
 
+def read_sign_in(table: Table | None, secrets: Secrets) -> ClientAuth | None:
+    """Who we are to the OpenID provider at which people sign in; complaints go to the table's findings."""
+    if table is None:
+        return None
+    client = _client(table, secrets)
+    for key, value in (("issuer", client.issuer), ("client_id", client.client_id)):
+        if not value:
+            _lacks(table, key, 'sign_in = { issuer = "https://...", client_id = "...", client_secret = "${SECRET}" }')
+    table.finish()
+    return client
+
+
 def _read_kind(kind: AuthKind, table: Table, secrets: Secrets) -> AuthConfig:
     client = _client(table, secrets)
     if not client.client_id and kind not in _MAY_LACK_CLIENT:
@@ -178,4 +190,13 @@ def _lacks(table: Table, key: str, fix: str) -> None:
     table.findings.refuse(table.path, f"{table.path[-1]!r} needs {key!r}", fix, ConfigCode.BAD_VALUE)
 
 
-__all__ = ["ALGORITHMS", "AuthConfig", "AuthKind", "ClientAuth", "SecretRef", "Unresolvable", "read_auth"]
+__all__ = [
+    "ALGORITHMS",
+    "AuthConfig",
+    "AuthKind",
+    "ClientAuth",
+    "SecretRef",
+    "Unresolvable",
+    "read_auth",
+    "read_sign_in",
+]

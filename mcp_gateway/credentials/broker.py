@@ -74,6 +74,7 @@ class TokenBroker:
     clock: Callable[[], float]
     on_login: Callable[[str], None] = lambda upstream: None
     """Called with an upstream's name when there is a new login at it."""
+    public_url: str = ""
     note: Callable[[str, str, str], Awaitable[None]] | None = None
     """Writes down what happened to a login: upstream, agent, what."""
     _fixed: Mapping[str, Credential] = field(default_factory=dict)
@@ -83,7 +84,7 @@ class TokenBroker:
     _not_before: dict[Key, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._clients = Clients(self.vault)
+        self._clients = Clients(self.vault, self.public_url)
         self.consents = Consents(self.vault, self._clients, self.clock, self._take)
         self._closing: set[asyncio.Task[None]] = set()
 

@@ -25,6 +25,8 @@ from mcp_gateway.errors import BadRequest, Misbehaved, Unreachable
 from mcp_gateway.netguard import FetchFailed
 
 CLIENT_NAME: Final = "mcp_gateway"
+DOCUMENT: Final = "/connect/client.json"
+"""Where our client metadata document is served (draft-ietf-oauth-client-id-metadata-document)."""
 MAX_ANSWER_BYTES: Final = 64 * 1024
 MAX_ID_CHARS: Final = 2048
 _METHODS: Final = ("client_secret_basic", "client_secret_post", "none")
@@ -41,16 +43,20 @@ class Identity:
 class Clients:
     """Finds, or makes, our registration with an authorization server."""
 
-    def __init__(self, vault: Vault) -> None:
+    def __init__(self, vault: Vault, public_url: str = "") -> None:
+        """`public_url`: where our own metadata document can be fetched, if that is https."""
         self._vault = vault
+        self._own_document = f"{public_url}{DOCUMENT}" if public_url.startswith("https://") else ""
+        self._public_url = public_url
 
     async def identity(self, party: Party, server: AuthorizationServer, redirect_uri: str) -> Identity:
         """Who we are when a person is sent to `server` and comes back to `redirect_uri`. Raises `UpstreamError`."""
         configured = party.auth.client
         if configured.client_id:
             return await self.configured(party, server)
-        if server.takes_metadata_urls and party.auth.client_metadata_url:
-            return Identity(ClientAuth(client_id=party.auth.client_metadata_url, issuer=server.issuer), "none")
+        document = party.auth.client_metadata_url or self._own_document_for(redirect_uri)
+        if server.takes_metadata_urls and document:
+            return Identity(ClientAuth(client_id=document, issuer=server.issuer), "none")
         kept = await self._vault.registration(server.issuer, redirect_uri, party.clock())
         if kept is None:
             kept = await self._register(party, server, redirect_uri)
@@ -70,10 +76,14 @@ class Clients:
         """The client of that id, with which a login was made; None: we do not know it any more."""
         if client_id == party.auth.client.client_id:
             return await self.configured(party, server)
-        if client_id == party.auth.client_metadata_url:
+        if client_id and client_id in (party.auth.client_metadata_url, self._own_document):
             return Identity(ClientAuth(client_id=client_id, issuer=server.issuer), "none")
         kept = await self._vault.registration_of(server.issuer, client_id)
         return None if kept is None else _identity_of(kept, server.issuer)
+
+    def _own_document_for(self, redirect_uri: str) -> str:
+        """Our own metadata document, if what it says is true of this login."""
+        return self._own_document if redirect_uri.startswith(f"{self._public_url}/") else ""
 
     async def _register(self, party: Party, server: AuthorizationServer, redirect_uri: str) -> Registration:
         """Register dynamically (RFC 7591), and keep what comes of it for this issuer alone."""

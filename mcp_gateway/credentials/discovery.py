@@ -42,6 +42,7 @@ class AuthorizationServer:
     authorization_endpoint: str = ""
     registration_endpoint: str = ""
     revocation_endpoint: str = ""
+    jwks_uri: str = ""
     auth_methods: tuple[str, ...] = ("client_secret_basic",)  # RFC 8414 section 2: what is meant by leaving it out
     scopes: tuple[str, ...] | None = None
     has_pkce: bool = False
@@ -128,6 +129,7 @@ class Discovery:
             authorization_endpoint=self._endpoint(found, "authorization_endpoint", may_lack=True),
             registration_endpoint=self._endpoint(found, "registration_endpoint", may_lack=True),
             revocation_endpoint=self._endpoint(found, "revocation_endpoint", may_lack=True),
+            jwks_uri=self._endpoint(found, "jwks_uri", may_lack=True),
             auth_methods=_texts(found.get("token_endpoint_auth_methods_supported")) or ("client_secret_basic",),
             scopes=None if scopes is None else _scopes(scopes),
             has_pkce="S256" in _texts(found.get("code_challenge_methods_supported")),

@@ -29,7 +29,7 @@ METADATA_TTL_S: Final = 300.0
 LOOK_AGAIN_S: Final = 2.0
 """Refused tokens make us look again, but no upstream may make us do so without end."""
 
-_LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
+LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def allowed_for(server: ServerConfig, allow: tuple[str, ...], issuers: tuple[str
     """
     written = [server.url or "", *issuers]
     local = [url for url in written if url and is_loopback(urlsplit(url).hostname or "")]
-    return Allowed.of([*allow, *(_LOOPBACK if local else ())])
+    return Allowed.of([*allow, *(LOOPBACK if local else ())])
 
 
 def is_for(client: ClientAuth, server: AuthorizationServer) -> bool:

@@ -3,10 +3,11 @@
     GET  /connect/TICKET     who asks for what; nothing has begun yet
     POST /connect/TICKET     the button: off to the authorization server, with a secret in this browser's cookie
     GET  /connect/callback   back from there: the same browser, a state that works once
+    GET  /connect/signed-in    back from signing in, where a page is for one person and has to know who opens it
     GET  /connect/client.json  who we are, for authorization servers that take a URL for a client id
 
-Whoever finishes is whoever began: the cookie binds the way back to the browser that pressed the button, and the pages
-are only reachable for those whom `Consents` has an owner for (`wiring` decides where they may be opened at all).
+Whoever finishes is whoever began: the cookie binds the way back to the browser that pressed the button, and where the
+login will be a person's, that browser has been signed in as this person. (`wiring` decides where pages may be opened.)
 Nothing on them comes from an upstream but its name in our configuration; they hold no script and load nothing.
 """
 
@@ -17,6 +18,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 from html import escape
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
@@ -24,16 +26,18 @@ from urllib.parse import parse_qsl, urlsplit
 
 from starlette.types import Receive, Scope, Send
 
-from mcp_gateway.credentials.clients import metadata_of
+from mcp_gateway.credentials.clients import DOCUMENT, metadata_of
 from mcp_gateway.credentials.consents import CALLBACK, ConsentRefused, Consents, Pending
+from mcp_gateway.credentials.sign_in import CALLBACK as SIGNED_IN
+from mcp_gateway.credentials.sign_in import SignIn, Visitor
 from mcp_gateway.errors import StoreUnavailable
 from mcp_gateway.frontdoor.doorstep import Doorstep, HttpRefusedError
 from mcp_gateway.frontdoor.exchange import Headers, send_json
 from mcp_gateway.frontdoor.head import head_of
+from mcp_gateway.frontdoor.seals import SealBrokenError, Seals
 from mcp_gateway.jsonrpc import dump
 
 ROUTE: Final = re.compile(r"/connect/(?P<ticket>[A-Za-z0-9_-]{20,100})")
-CLIENT: Final = "/connect/client.json"
 COOKIE_S: Final = 600
 MAX_PARTS: Final = 32
 MAX_FORM_BYTES: Final = 4096
@@ -49,9 +53,14 @@ _STYLE_HASH: Final = hashlib.sha256(_STYLE.encode()).digest()
 class ConnectPages:
     """Serves what is below `/connect/`; the doorstep has been passed before."""
 
-    def __init__(self, consents: Consents, public_url: str = "") -> None:
+    def __init__(
+        self, consents: Consents, public_url: str = "", sign_in: SignIn | None = None, seals: Seals | None = None
+    ) -> None:
+        """With `sign_in` and `seals`, a page for a person is shown to that person only."""
         self._consents = consents
         self._public_url = public_url
+        self._sign_in = sign_in
+        self._seals = seals
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, doorstep: Doorstep) -> None:
         """Answer one request."""
@@ -67,14 +76,56 @@ class ConnectPages:
         route = ROUTE.fullmatch(path)
         if path == CALLBACK and method == "GET":
             await self._finish(scope, send)
-        elif path == CLIENT and method == "GET" and self._public_url.startswith("https://"):
+        elif path == SIGNED_IN and method == "GET" and self._sign_in is not None:
+            await self._admit(scope, send, self._sign_in)
+        elif path == DOCUMENT and method == "GET" and self._public_url.startswith("https://"):
             await self._tell_who_we_are(send)
         elif route is not None and method == "GET":
-            await self._ask(scope, send, self._consents.pending(route["ticket"]))
+            pending = self._consents.pending(route["ticket"])
+            if self._sign_in is None or self._is_for(scope, pending):
+                await self._ask(scope, send, pending)
+            else:
+                await self._send_to_sign_in(scope, send, pending, self._sign_in)
         elif route is not None and method == "POST":
+            self._check_visitor(scope, self._consents.pending(route["ticket"]))
             await self._start(scope, receive, send, doorstep, route["ticket"])
         else:
             await _page(send, 404, "Not found", "<p>There is nothing here.</p>")
+
+    def _visitor(self, scope: Scope) -> Visitor | None:
+        """Whom this browser has been proven to be, not long ago."""
+        if self._seals is None:
+            return None
+        try:
+            found = self._seals.open(_cookies(scope).get(_name(scope, "visitor"), ""), (), time.time())
+        except SealBrokenError:
+            return None
+        return Visitor(str(found["person"]), str(found["issuer"]))
+
+    def _is_for(self, scope: Scope, pending: Pending) -> bool:
+        owner = pending.owner
+        return not owner.person or self._visitor(scope) == Visitor(owner.person, owner.issuer)
+
+    def _check_visitor(self, scope: Scope, pending: Pending) -> None:
+        if self._sign_in is not None and not self._is_for(scope, pending):
+            raise ConsentRefused("This link was made for somebody else. Nothing was connected.")
+
+    async def _send_to_sign_in(self, scope: Scope, send: Send, pending: Pending, sign_in: SignIn) -> None:
+        """Away to prove who it is; a browser that has proven to be somebody else stays out."""
+        if self._visitor(scope) is not None:
+            self._check_visitor(scope, pending)
+        url, browser = await sign_in.begin(pending.ticket, pending.base_url)
+        headers = ((b"location", url.encode()), _cookie(scope, "sign-in", browser), *_SAFE)
+        await send_json(send, 303, b"", headers, b"text/plain")
+
+    async def _admit(self, scope: Scope, send: Send, sign_in: SignIn) -> None:
+        """Back from signing in: the cookie says who it is, the page says the rest."""
+        browser = _cookies(scope).get(_name(scope, "sign-in"), "")
+        ticket, visitor = await sign_in.finish(_parameters(scope["query_string"]), browser)
+        assert self._seals is not None  # noqa: S101  they come together
+        sealed = self._seals.seal({"person": visitor.person, "issuer": visitor.issuer}, (), time.time())
+        headers = ((b"location", f"/connect/{ticket}".encode()), _cookie(scope, "visitor", sealed), *_SAFE)
+        await send_json(send, 303, b"", headers, b"text/plain")
 
     async def _ask(self, scope: Scope, send: Send, pending: Pending) -> None:
         """What pressing the button means; the cookie shows later that it was this browser that pressed it."""
@@ -111,7 +162,7 @@ class ConnectPages:
         await _page(send, 200, f"You are logged in to {login.row.upstream}", body, (gone,))
 
     async def _tell_who_we_are(self, send: Send) -> None:
-        metadata = {"client_id": f"{self._public_url}{CLIENT}", **metadata_of(f"{self._public_url}{CALLBACK}")}
+        metadata = {"client_id": f"{self._public_url}{DOCUMENT}", **metadata_of(f"{self._public_url}{CALLBACK}")}
         await send_json(send, 200, dump(metadata), ((b"cache-control", b"max-age=300"),))
 
 

@@ -97,3 +97,37 @@ def test_loopback_is_recognised(host: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "localhost.evil.com", "127.0.0.1.evil.com", "", "10.0.0.1"])  # noqa: S104
 def test_what_only_looks_like_loopback_is_not(host: str) -> None:
     assert not is_loopback(host)
+
+
+def test_where_pages_are_and_people_sign_in_is_read() -> None:
+    settings, findings = read(
+        'public_url = "https://gw.example/"\n'
+        'sign_in = { issuer = "https://idp.example", client_id = "gw", client_secret = "${S}" }',
+        {"S": "canary"},
+    )
+    assert findings.errors == []
+    assert settings.public_url == "https://gw.example"
+    assert settings.sign_in is not None and settings.sign_in.secret == "canary"
+    assert "canary" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'public_url = "http://gw.example"',
+        'public_url = "https://gw.example/?x=1"',
+        'public_url = "gw.example"',
+        'sign_in = { issuer = "https://idp.example" }',
+        'sign_in = { client_id = "gw" }',
+        'vault_keys = ["dGhlIGtleSBpdHNlbGY="]',
+        'vault_keys = ["${KEY}"]',
+    ],
+)
+def test_a_place_that_is_none_is_refused_without_repeating_it(text: str) -> None:
+    _, findings = read(text)
+    assert [error.code for error in findings.errors] == [ConfigCode.BAD_VALUE]
+    assert "dGhl" not in str(findings.errors)
+
+
+def test_keys_of_the_vault_are_named_not_written() -> None:
+    assert read('vault_keys = ["command:kms current", "file:old"]')[0].vault_keys == ("command:kms current", "file:old")

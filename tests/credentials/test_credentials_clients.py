@@ -49,6 +49,19 @@ async def test_a_metadata_url_is_used_where_the_server_takes_one(tmp_path: Path)
     assert who.client.client_id == "client-1"
 
 
+async def test_our_own_document_is_named_where_what_it_says_is_true(tmp_path: Path) -> None:
+    takes = {"client_id_metadata_document_supported": True}
+    async with world(metadata=takes) as w, bench(tmp_path / "s", server_of(w)) as made:
+        party = made.broker.party("crm")
+        assert party is not None
+        server = (await party.place()).server
+        clients = Clients(made.broker.vault, "https://gw.example")
+        who = await clients.identity(party, server, "https://gw.example/connect/callback")
+        assert who.client.client_id == "https://gw.example/connect/client.json"
+        assert await clients.known(party, server, who.client.client_id) == who
+        assert (await clients.identity(party, server, LOCAL)).client.client_id == "client-1"
+
+
 async def test_a_configured_client_comes_first(tmp_path: Path) -> None:
     auth = AuthConfig(AuthKind.OAUTH, ClientAuth("gw", secret="s"), client_metadata_url="https://gw.example/c")
     who, w = await identity(tmp_path / "s", auth, metadata={"client_id_metadata_document_supported": True})

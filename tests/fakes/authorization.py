@@ -20,6 +20,8 @@ from typing import Any
 from urllib.parse import unquote, urlencode
 
 import httpx2
+from joserfc import jwt
+from joserfc.jwk import ECKey
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -39,6 +41,7 @@ class Given:
     resource: str
     scopes: str
     ends_at: float
+    nonce: str | None = None
 
 
 @dataclass
@@ -73,6 +76,11 @@ class World:
     revoked: list[str] = field(default_factory=list)
     called_by: list[str] = field(default_factory=list)
     on_token: Callable[[Json], None] = lambda form: None
+    id_claims: Json = field(default_factory=dict)
+    """Claims put in place of those of ID tokens; None: left out."""
+    id_token: str = ""
+    """This in place of the ID token."""
+    key: ECKey = field(default_factory=lambda: ECKey.generate_key("P-256", auto_kid=True))
 
     def __post_init__(self) -> None:
         self.may_answer.set()
@@ -95,6 +103,7 @@ class World:
                 Route("/authorize", self._authorize),
                 Route("/token", self._token, methods=["POST"]),
                 Route("/revoke", self._revoke, methods=["POST"]),
+                Route("/jwks", self._jwks),
                 Route(self.path, self._mcp, methods=["POST"]),
             ]
         )
@@ -106,6 +115,7 @@ class World:
             "token_endpoint": f"{self.origin}/token",
             "registration_endpoint": f"{self.origin}/register",
             "revocation_endpoint": f"{self.origin}/revoke",
+            "jwks_uri": f"{self.origin}/jwks",
             "response_types_supported": ["code"],
             "code_challenge_methods_supported": ["S256"],
             "token_endpoint_auth_methods_supported": ["client_secret_basic", "none"],
@@ -169,7 +179,8 @@ class World:
             challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
             if asked is None or asked["code_challenge"] != challenge or asked["redirect_uri"] != form["redirect_uri"]:
                 return None
-            return Given(asked["person"], client_id, form["resource"], asked.get("scope", ""), ends_at)
+            scopes, resource = asked.get("scope", ""), form.get("resource", "")
+            return Given(asked["person"], client_id, resource, scopes, ends_at, asked.get("nonce"))
         if form["grant_type"] == "refresh_token":
             before = self.refresh.get(form["refresh_token"])
             if before is None or before.client_id != client_id:
@@ -188,10 +199,22 @@ class World:
             found["expires_in"] = self.lifetime_s
         if given.scopes:
             found["scope"] = given.scopes
+        if "openid" in given.scopes.split():
+            found["id_token"] = self.id_token or self._id_token_for(given)
         if with_refresh:
             found["refresh_token"] = f"rt-{given.person}-{secrets.token_hex(8)}"
             self.refresh[found["refresh_token"]] = given
         return found
+
+    def _id_token_for(self, given: Given) -> str:
+        now = int(time.time())
+        usual = {"iss": self.origin, "aud": given.client_id, "sub": given.person, "iat": now, "exp": now + 60}
+        claims = {**usual, "nonce": given.nonce, **self.id_claims}
+        header = {"alg": "ES256", "kid": self.key.kid}
+        return jwt.encode(header, {name: value for name, value in claims.items() if value is not None}, self.key)
+
+    async def _jwks(self, request: Request) -> Response:
+        return JSONResponse({"keys": [self.key.as_dict(private=False)]})
 
     async def _revoke(self, request: Request) -> Response:
         form = dict((await request.form()).items())

@@ -14,6 +14,8 @@ from fakes.authorization import World, browser_of, press, world
 from fakes.broker import Bench, bench, server_of
 from mcp_gateway.credentials.consents import Pending
 from mcp_gateway.credentials.owners import Owner
+from mcp_gateway.frontdoor.connect import ConnectPages
+from mcp_gateway.frontdoor.connect_listener import ConnectListener
 
 EVIL = '<script>alert("x")</script>'
 
@@ -118,3 +120,14 @@ async def test_many_parameters_are_not_read(tmp_path: Path) -> None:
         query = "&".join(f"p{n}=1" for n in range(1000))
         shown = await client.get(f"{pending.base_url}/connect/callback?{query}")
     assert shown.status_code == 400
+
+
+async def test_our_client_document_says_what_it_is_fetched_for(tmp_path: Path) -> None:
+    async with bench(tmp_path / "s") as made:
+        listener = ConnectListener(ConnectPages(made.broker.consents, "https://gw.example"))
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            document = (await client.get(f"{await listener.base_url()}/connect/client.json")).json()
+        await listener.close()
+    assert document["client_id"] == "https://gw.example/connect/client.json"
+    assert document["redirect_uris"] == ["https://gw.example/connect/callback"]
+    assert document["token_endpoint_auth_method"] == "none" and "refresh_token" in document["grant_types"]
