@@ -5,6 +5,7 @@ first block to the last; `sh serve` and `sh background` are left running in term
 behind one is what it prints, but for times, ids, hashes and counts; `...` stands for anything.
 """
 
+import json
 import os
 import re
 import select
@@ -18,12 +19,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fakes.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 HOW_TOS = sorted((ROOT / "docs/how-to").glob("*.md"))
 
 PATIENCE_S = 300
@@ -133,6 +136,8 @@ class Terminal:
 
     folder: Path
     programs: Path
+    home: Path | None = None
+    """Somebody's home; None: that of whoever runs the tests."""
     ports: dict[str, str] = field(default_factory=lambda: {port: str(free_port()) for port in PORTS})
     stack: ExitStack = field(default_factory=ExitStack)
 
@@ -149,6 +154,9 @@ class Terminal:
     def shell(self) -> Shell:
         path = f"{self.programs}:{os.environ['PATH']}"
         environ = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "COLUMNS": "160"}
+        environ |= {"HOME": str(self.home)} if self.home else {}
+        for name in ("MCP_GATEWAY_ALONE", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+            environ.pop(name, None)
         shell = Shell(self.folder, environ)
         self.stack.callback(shell.end)
         return shell
@@ -167,10 +175,20 @@ class Terminal:
 
 
 @contextmanager
-def terminal(folder: Path, programs: Path) -> Iterator[Terminal]:
-    opened = Terminal(folder, programs)
+def terminal(folder: Path, programs: Path, home: Path | None = None) -> Iterator[Terminal]:
+    opened = Terminal(folder, programs, home)
     with opened.stack:
         yield opened
+    end_shared(folder)
+
+
+def end_shared(folder: Path) -> None:
+    """End the gateway that a document's `stdio` started in the background, if one did."""
+    record = folder / ".mcp-gateway/gateway.json"
+    with suppress(FileNotFoundError, psutil.NoSuchProcess):
+        process = psutil.Process(json.loads(record.read_text(encoding="utf-8"))["pid"])
+        process.terminate()
+        process.wait(PATIENCE_S)
 
 
 UNTIL = {"serve": "Stop: Ctrl-C", "background": "Uvicorn running"}
@@ -196,8 +214,13 @@ def follow(document: Path, at: Terminal, leave_out: Sequence[str] = ()) -> None:
 
 def _write(at: Terminal, name: str, text: str) -> None:
     """A file of the document; `serve` without `[gateway]` would take the port that everybody's takes."""
-    if name == "servers.toml" and "[gateway]" not in text:
-        text += '\n[gateway]\nlisten = "127.0.0.1:8765"\n'
+    if name == "servers.toml" and "listen =" not in text:
+        table = "[gateway]
+"
+        text = text if table in text else f"{text}
+{table}"
+        text = text.replace(table, f'{table}listen = "127.0.0.1:8765"
+')
     path = at.folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(at.here(text), encoding="utf-8")
@@ -213,12 +236,12 @@ def _compare(document: Path, block: Block, said: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("document", HOW_TOS, ids=lambda path: path.stem)
 def test_a_how_to_does_what_it_says(document: Path, tmp_path: Path) -> None:
-    with terminal(tmp_path, Path(sys.executable).parent) as at:
+    with terminal(tmp_path, Path(sys.executable).parent, home=tmp_path) as at:
         follow(document, at)
 
 
 @pytest.mark.slow
-def test_the_readme_does_what_it_says_in_a_fresh_clone(tmp_path: Path) -> None:
+def test_the_readme_and_contributing_do_what_they_say_in_a_fresh_clone(tmp_path: Path) -> None:
     """From the first command, which installs everything, to the last; all but the second, which runs these tests."""
     clone = tmp_path / "clone"
     shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(".git", ".*_cache", ".venv", ".node", "__pycache__"))
@@ -228,6 +251,7 @@ def test_the_readme_does_what_it_says_in_a_fresh_clone(tmp_path: Path) -> None:
         servers = clone / "servers.toml"
         servers.write_text(at.here(servers.read_text()))
         follow(README, at, leave_out=[the_command_of_the_tests()])
+        follow(CONTRIBUTING, at)
 
 
 def the_command_of_the_tests() -> str:
@@ -240,7 +264,7 @@ def test_ci_runs_the_tests_by_the_readme_s_own_command() -> None:
     assert command in (ROOT / ".ci/run").read_text()
 
 
-@pytest.mark.parametrize("document", [README, *HOW_TOS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("document", [README, CONTRIBUTING, *HOW_TOS], ids=lambda path: path.stem)
 def test_every_command_in_the_docs_is_one_that_is_run(document: Path) -> None:
     """No `bash`, `shell` or `console` block that looks like a command and is never tried."""
     kinds = {block.kind for block in blocks(document.read_text(encoding="utf-8"))}
