@@ -215,12 +215,9 @@ def follow(document: Path, at: Terminal, leave_out: Sequence[str] = ()) -> None:
 def _write(at: Terminal, name: str, text: str) -> None:
     """A file of the document; `serve` without `[gateway]` would take the port that everybody's takes."""
     if name == "servers.toml" and "listen =" not in text:
-        table = "[gateway]
-"
-        text = text if table in text else f"{text}
-{table}"
-        text = text.replace(table, f'{table}listen = "127.0.0.1:8765"
-')
+        table = "[gateway]\n"
+        text = text if table in text else f"{text}\n{table}"
+        text = text.replace(table, f'{table}listen = "127.0.0.1:8765"\n')
     path = at.folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(at.here(text), encoding="utf-8")
