@@ -33,6 +33,10 @@ POLICY = """
 tasks = ["all"]
 default_task = "all"
 
+[agents.other]
+tasks = ["all"]
+default_task = "all"
+
 [tasks.all]
 allow = ["modern_http/*", "legacy_http/*", "modern_stdio/*", "legacy_stdio/*", "prompt:modern_http/*",
          "prompt:legacy_http/*", "prompt:modern_stdio/*", "prompt:legacy_stdio/*"]
@@ -125,13 +129,13 @@ async def over_http(gateway: GatewayProcess, era: str, **callbacks: Any) -> Asyn
 
 
 @functools.lru_cache(maxsize=8)
-def key_of(folder: Path) -> str:
-    made = run_command(folder, "key", "create", "asked", "--json")
+def key_of(folder: Path, agent: str = "asked") -> str:
+    made = run_command(folder, "key", "create", agent, "--json")
     return str(json.loads(made.stdout)["key"])
 
 
-def headers_of(gateway: GatewayProcess) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key_of(gateway.folder)}"}
+def headers_of(gateway: GatewayProcess, agent: str = "asked") -> dict[str, str]:
+    return {"Authorization": f"Bearer {key_of(gateway.folder, agent)}"}
 
 
 @asynccontextmanager
@@ -287,13 +291,13 @@ async def test_many_agents_of_both_eras_ask_and_are_asked_at_once(gateway: Gatew
 # The life of a call that waits, on one gateway each
 
 
-async def posted(gateway: GatewayProcess, params: dict[str, Any]) -> dict[str, Any]:
+async def posted(gateway: GatewayProcess, params: dict[str, Any], agent: str = "asked") -> dict[str, Any]:
     """One modern tools/call of an agent that can be asked for forms; its result or error."""
     meta = {**META, "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}}
     message, headers = modern_request("tools/call", {"arguments": {}, **params, "_meta": meta})
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     accept = {"accept": "application/json, text/event-stream"}
-    async with httpx2.AsyncClient(headers={**headers_of(gateway), **accept}, timeout=30) as http:
+    async with httpx2.AsyncClient(headers={**headers_of(gateway, agent), **accept}, timeout=30) as http:
         response = await http.post(gateway.url, json=message, headers=named)
     return dict(json.loads(response.text.rsplit("data: ", 1)[-1]))
 
@@ -337,6 +341,19 @@ async def test_a_gateway_told_to_stop_does_not_wait_for_agents(tmp_path: Path, t
                     return await text_of(client, "was_cancelled") == "1"
 
                 await until(was_cancelled)
+
+
+@pytest.mark.slow
+async def test_one_persons_thinking_holds_up_nobody_else(tmp_path: Path) -> None:
+    with gateway_over(tmp_path, over_stdio("legacy")) as gateway:
+        pid = {"name": "up__pid", "arguments": {}}
+        first = (await posted(gateway, pid, "other"))["result"]["content"]
+        retry = await parked(gateway, "up")
+        assert (await posted(gateway, pid))["result"]["content"] == first, "one's own calls share what one is asked in"
+        spare = (await posted(gateway, pid, "other"))["result"]["content"]
+        assert spare != first
+        assert (await posted(gateway, retry))["result"]["content"][0]["text"] == "accept: Ada"
+        assert (await posted(gateway, pid, "other"))["result"]["content"] == first
 
 
 @pytest.mark.slow
