@@ -53,6 +53,7 @@ TOOL = {
     "description": "Says what it was told.",
     "inputSchema": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
 }
+TOOLS = [TOOL]
 NGINX = """worker_processes 1; daemon off; pid {d}/nginx.pid; error_log {d}/nginx.err;
 events {{ worker_connections 1024; }}
 http {{ access_log off; client_body_temp_path {d}/b; proxy_temp_path {d}/p; fastcgi_temp_path {d}/f;
@@ -91,7 +92,7 @@ def result_of(message: Any) -> Any:
     if message.get("method") == "server/discover":
         return {"supportedVersions": [VERSION], "capabilities": {"tools": {}}, "resultType": "complete"}
     if message.get("method") == "tools/list":
-        return {"tools": [TOOL], "resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
+        return {"tools": TOOLS, "resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
     return None
 
 
@@ -102,7 +103,8 @@ def http_answer(result: Any, request_id: Any) -> bytes:
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
-async def serve_upstream(port: int) -> None:
+async def serve_upstream(port: int, tools: int) -> None:
+    TOOLS.extend({**TOOL, "name": f"tool_{number}"} for number in range(1, tools))
     server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", port, backlog=1024)
     await server.serve_forever()
 
@@ -366,7 +368,7 @@ def write_between(marker: str, text: str, document: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["upstream"]:
-        uvloop.run(serve_upstream(int(sys.argv[2])))
+        uvloop.run(serve_upstream(int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 1))
     elif sys.argv[1:2] == ["load"]:
         uvloop.run(load(*json.loads(sys.argv[2])))
     elif sys.argv[1:2] == ["child"]:

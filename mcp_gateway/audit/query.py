@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
-
-from sqlite_utils import Database
+from typing import TYPE_CHECKING, Any, Final
 
 from mcp_gateway.domain import Json
 from mcp_gateway.errors import StoreUnavailable
 from mcp_gateway.storage.sqlite import Connection, reading
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 INDEX_PAGE: Final = 2000
 """Rows indexed in one transaction: a search may have much to catch up with, and the gateway waits for the lock."""
@@ -53,7 +55,8 @@ class AuditReader(AbstractContextManager["AuditReader"]):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._reading = reading(path)
-        self._db = Database(self._reading.__enter__())
+        # Loaded here: it takes longer than most commands, and few of them read.
+        self._db: Database = import_module("sqlite_utils").Database(self._reading.__enter__())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

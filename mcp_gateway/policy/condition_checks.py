@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Final
 
-import cel
-
 from mcp_gateway.config.toml_lines import did_you_mean
+from mcp_gateway.policy.engine import compile_expression, evaluate
 from mcp_gateway.policy.expression import (
     LOOPS,
     MAX_LENGTH,
@@ -72,7 +71,7 @@ def check(text: str) -> Expression:
 
 def _check_syntax(text: str) -> None:
     try:
-        cel.compile(text)
+        compile_expression(text)
     except ValueError as e:
         place = _ERROR_PLACE.search(str(e))
         message = f"{place[3]} (line {place[1]}, character {place[2]})" if place else "it cannot be parsed"
@@ -143,7 +142,7 @@ def _regex(literal: str) -> Iterator[Problem]:
         yield Problem(f"the pattern {literal} is too costly", "write [A-Za-z0-9_] for \\w, [0-9] for \\d")
         return
     try:
-        cel.evaluate(f"''.matches({literal})")
+        evaluate(f"''.matches({literal})")
     except RuntimeError as e:
         reason = str(e).splitlines()
         yield Problem(f"the pattern {literal} is not a regular expression CEL knows: {reason[-1].split('. Check')[0]}")

@@ -19,12 +19,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from functools import reduce
-from typing import Any, Final
-
-import cel
+from typing import TYPE_CHECKING, Any, Final
 
 from mcp_gateway.policy.condition_checks import FIELDS, check
+from mcp_gateway.policy.engine import compile_expression
 from mcp_gateway.policy.expression import All, AnyOf, Choice, Expression, Leaf, Node, Not
+
+if TYPE_CHECKING:
+    from cel import Program
 
 Values = int
 """A set of truth values, as bits."""
@@ -75,7 +77,7 @@ class _Program:
     """One CEL program and what has to be handed to it."""
 
     text: str
-    compiled: cel.Program
+    compiled: Program
     reads: tuple[tuple[str, frozenset[str] | None], ...]
     """Each name it refers to, with the fields; None: all of it. What is not read is not converted."""
     costs: tuple[tuple[int, int], ...]
@@ -234,7 +236,7 @@ def _compile(expression: Expression, costs: tuple[tuple[int, int], ...]) -> _Pro
     reads = tuple((root, None if names is None else frozenset(names)) for root, names in fields.items())
     return _Program(
         text=expression.text,
-        compiled=cel.compile(expression.text),
+        compiled=compile_expression(expression.text),
         reads=reads,
         costs=costs,
         reads_args="args" in fields,
