@@ -530,7 +530,7 @@ async def trusting(parts: Running, keys: Keys, tasks: StartedTasks, origin: str)
         key = signing_key(random_key(settings.state / LOGIN_KEY_FILE))
         login = AuthorizationServer(config.url, config.login, store, key, fetcher, time.time)
         await login.learn_of_revocations()
-    tokens = tokens_of(config, fetcher, lambda: parts.gateway.snapshot.policy, login)
+    tokens = tokens_of(config, fetcher, lambda: parts.gateway.snapshot.policy, login, time.time())
     watch = None if login is None else asyncio.create_task(login.keep_current())
     try:
         async with tokens.kept_fresh() if tokens is not None else nullcontext():

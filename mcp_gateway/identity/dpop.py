@@ -2,7 +2,7 @@
 
 The proof brings its own public key; what makes it worth anything is that the token names the key's thumbprint. Used
 proofs are remembered until they would be too old anyway. When there is no more room for them nothing is accepted,
-rather than anything twice.
+rather than anything twice; and proofs from before this process began, whose uses it cannot know, are refused.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ class Asked:
 class Proofs:
     """Checks proofs and remembers which were used. With `wants_nonce` they have to carry a nonce of ours."""
 
-    def __init__(self, wants_nonce: bool = False, nonce_key: bytes | None = None) -> None:
+    def __init__(self, wants_nonce: bool = False, since_s: float = 0.0, nonce_key: bytes | None = None) -> None:
+        """`since_s`: from when on it is known here which proofs were used, in seconds since the epoch."""
         self.wants_nonce = wants_nonce
+        self._since_s = since_s
         self._nonce_key = nonce_key or secrets.token_bytes(32)
         self._used: dict[bytes, tuple[float, str]] = {}
         self._used_by: dict[str, int] = {}
@@ -80,7 +82,7 @@ class Proofs:
             raise TokenRefused(Fault.PROOF)
         if claims.get("htm") != asked.method or _without_query(claims.get("htu")) != asked.url:
             raise TokenRefused(Fault.PROOF)
-        if not now_s - MAX_AGE_S < made_at < now_s + CLOCKS_DIFFER_S:
+        if not max(now_s - MAX_AGE_S, self._since_s) < made_at < now_s + CLOCKS_DIFFER_S:
             raise TokenRefused(Fault.PROOF)
         if claims.get("ath") != _encoded(hashlib.sha256(token.encode()).digest()):
             raise TokenRefused(Fault.PROOF)

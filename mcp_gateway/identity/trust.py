@@ -29,10 +29,12 @@ def tokens_of(
     fetcher: Fetcher,
     matcher: Callable[[], Matcher],
     login: AuthorizationServer | None = None,
+    since_s: float = 0.0,
 ) -> Tokens | None:
     """What turns tokens and certificates into identities; None where there are none but API keys.
 
-    `matcher` gives the policy in force, `login` is the gateway's own authorization server.
+    `matcher` gives the policy in force, `login` is the gateway's own authorization server, `since_s` when this process
+    began.
     """
     if not config.is_used:
         return None
@@ -42,7 +44,7 @@ def tokens_of(
         [*(issuer_of(issuer, fetcher) for issuer in config.issuers), *own],
         resource_of(config) or Resource(config.url, []),
         matcher,
-        Proofs(config.dpop_nonce),
+        Proofs(config.dpop_nonce, since_s),
         needs_proof=config.dpop == "required",
         certificates=Certificates(certificates.header, certificates.proxies) if certificates else None,
     )

@@ -73,3 +73,11 @@ def test_a_nonce_is_good_for_its_period_and_the_next() -> None:
 
 def test_the_query_of_an_address_does_not_count() -> None:
     use(Proofs(), htu=f"{RESOURCE}?a=1#b")
+
+
+def test_a_proof_from_before_the_process_began_is_refused_for_nobody_knows_its_uses() -> None:
+    proofs = Proofs(since_s=NOW - 0.5)
+    with pytest.raises(TokenRefused) as refused:
+        use(proofs, text=proof(ec("holder"), "token", iat=int(NOW) - 1))
+    assert refused.value.fault is Fault.PROOF
+    use(proofs)

@@ -25,6 +25,7 @@ from mcp_gateway.config.identity import CertificateConfig, IdentityConfig
 from mcp_gateway.domain import Outcome, OutcomeStatus, RpcError
 from mcp_gateway.frontdoor.housekeeping import close_revoked
 from mcp_gateway.identity.certificates import Certificates
+from mcp_gateway.identity.shown import Shown
 
 MATCHES = """
 [agents.alice]
@@ -120,6 +121,34 @@ async def test_after_the_first_time_nothing_is_fetched_and_nothing_verified(at: 
         assert (await at.call(token)).status_code == 200
     assert at.idp.asked == ["/jwks"]
     assert at.door.tokens_known() == 1
+
+
+async def test_what_is_at_hand_is_no_more_than_what_would_be_let_in(at: Trusting) -> None:
+    """The short way of the front door: whoever would be refused, or has a proof to show, is not known there."""
+
+    def known(token: str, task: str | None = None, scheme: str = "Bearer", now: datetime | None = None) -> bool:
+        shown = Shown([f"{scheme} {token}"], task)
+        return at.door.verifier.at_hand(shown, now or datetime.now(UTC)) is not None
+
+    good, work = at.idp.token(), at.idp.token(aud=f"{RESOURCE}/work")
+    stranger, held = at.idp.token(client_id="stranger"), bound(at.idp)
+    assert not known(good)
+    for token in (good, stranger):
+        await at.call(token)
+    await at.call(work, path="/work")
+    await at.call(held, scheme="DPoP", dpop=proof(ec("holder"), held))
+    assert known(good)
+    assert known(good, "work")
+    assert known(work, "work")
+    assert not known(work)
+    assert not known(work, "rest")
+    assert not known(stranger)
+    assert not known(held, scheme="DPoP")
+    assert not known(held)
+    assert not known(good, scheme="DPoP")
+    assert not known(good, now=datetime.now(UTC) + timedelta(hours=1))
+    at.door.offer(policy=WITH_MATCH.replace('client_id == "bot"', 'client_id == "robot"'))
+    assert not known(good)
 
 
 async def test_api_keys_work_beside_tokens_and_no_issuer_hears_of_them(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_gateway.domain import Strength
+from mcp_gateway.domain import StartedTask, Strength
 from mcp_gateway.errors import NotAuthenticated, StoreUnavailable
 from mcp_gateway.identity.keys import Keys
 from mcp_gateway.identity.verify import ApiKeyCheck, Identity, Verifier
@@ -133,3 +133,32 @@ def test_another_kind_of_token_slots_in_beside_the_keys(keys: Keys) -> None:
     identity = verifier.identify(["Bearer a.b.c"], NOW)
     assert identity.claims == {"team": "ops"}
     assert verifier.still_holds(identity, NOW)
+
+
+class OneTask:
+    """Every token is that of one task, which is done for somebody."""
+
+    def __init__(self, person: str | None) -> None:
+        self.task = StartedTask("t1", "bot", "work", NOW + timedelta(hours=1), {}, person=person)
+
+    def verify(self, token: str, now: datetime) -> StartedTask | None:
+        return self.task
+
+    def holds(self, task_id: str, now: datetime) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("of_the_token", "of_the_task", "is_good"),
+    [("corp:ann", "corp:ann", True), ("corp:ann", None, True), (None, "corp:ann", True), ("corp:ann", "ben", False)],
+)
+def test_a_task_that_is_done_for_somebody_else_is_not_this_persons(
+    of_the_token: str | None, of_the_task: str | None, is_good: bool
+) -> None:
+    verifier = Verifier([], tasks=OneTask(of_the_task))
+    who = Identity("bot", Strength.TOKEN, "p", person=of_the_token)
+    if is_good:
+        assert verifier.started_task(who, ["mgt_x"], NOW) is not None
+    else:
+        with pytest.raises(NotAuthenticated):
+            verifier.started_task(who, ["mgt_x"], NOW)
