@@ -27,6 +27,7 @@ from mcp_gateway.audit.verify import verify
 from mcp_gateway.cli.check import strangers
 from mcp_gateway.cli.connect import connections
 from mcp_gateway.cli.faults import Code, Finding, found
+from mcp_gateway.cli.login import standings_of
 from mcp_gateway.cli.output import DEFAULT_CONFIG, EXIT_NO, AsJson, ConfigPath, out, print_json, run, shown, working
 from mcp_gateway.cli.servers import Tried, grants_nothing_of, offered, try_server
 from mcp_gateway.cli.shared import record_of, status_of
@@ -36,7 +37,16 @@ from mcp_gateway.config.found import read_entry
 from mcp_gateway.config.places import places
 from mcp_gateway.config.servers import Configuration, ServerConfig, load
 from mcp_gateway.config.textfile import read
-from mcp_gateway.errors import Complaint, ConfigInvalid, PolicyInvalid, StoreUnavailable
+from mcp_gateway.credentials.owners import name_of
+from mcp_gateway.credentials.standing import State
+from mcp_gateway.errors import (
+    Complaint,
+    ConfigInvalid,
+    OperatorError,
+    PolicyInvalid,
+    StoreUnavailable,
+    UpstreamError,
+)
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.storage.private import private_folder
 from mcp_gateway.telemetry import setup_logging
@@ -239,6 +249,8 @@ async def _examined_server(patient: Patient, server: ServerConfig) -> list[Findi
     missing = _missing_program(patient, server)
     if missing is not None:
         return [missing]
+    if server.auth is not None:
+        return await _examined_logins(patient, server)
     tried = await try_server(patient.configuration, server.name)
     if tried.problem:
         return [await _diagnosed(patient, server, tried)]
@@ -247,6 +259,25 @@ async def _examined_server(patient: Patient, server: ServerConfig) -> list[Findi
         fix = f'add "{server.name}/TOOL" to a task\'s allow in {shown(patient.configuration.settings.policies)}'
         said = "no grant of the policy speaks of it"
         findings.append(found(Code.UPSTREAM_UNGRANTED, about, said, f"{fix}, or:", _off(patient, server)))
+    return findings
+
+
+async def _examined_logins(patient: Patient, server: ServerConfig) -> list[Finding]:
+    """A server whose token is a person's, or made for each call: it is told how the logins stand, nothing is asked."""
+    about = f"server {server.name}"
+    try:
+        found_standings = [one for one in await standings_of(patient.configuration) if one.upstream == server.name]
+    except (OperatorError, UpstreamError) as e:
+        return [found(Code.UPSTREAM_LOGIN, about, str(e))]
+    findings = []
+    for one in found_standings:
+        whose = f" for {name_of(one.owner)}" if one.owner else ""
+        if one.state is State.NEEDS_LOGIN:
+            said = f"nobody is logged in{whose}" + (f"; {one.last_error}" if one.last_error else "")
+            command = f"{one.next_step}{patient.config_option}"
+            findings.append(found(Code.UPSTREAM_LOGIN, about, said, "log in with a browser:", command))
+        else:
+            findings.append(Finding(about, "ok", f"{one.state.value.replace('_', ' ')}{whose} ({one.kind})"))
     return findings
 
 
