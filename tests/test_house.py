@@ -18,6 +18,9 @@ from tools.source import PACKAGE, ROOT, caption, members, source_files
 
 COVERED_ELSEWHERE: Final[dict[str, str]] = {
     "__main__.py": "walk/test_sdk_clients.py",
+    "cli/client_checks.py": "cli/test_doctor.py",
+    "cli/patient.py": "cli/test_doctor.py",
+    "cli/server_checks.py": "cli/test_doctor.py",
 }
 """Source file to test file, where the tests stand under another name; all others have tests/<room>/test_<name>.py."""
 

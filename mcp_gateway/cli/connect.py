@@ -200,7 +200,7 @@ def _agreed(edit: _Edit, *, as_json: bool, is_dry: bool, is_sure: bool) -> bool:
         _show(edit, as_json)
     if is_dry:
         return False
-    if is_sure or as_json or ask("Write it?"):
+    if is_sure or ask("Write it?"):
         return True
     raise typer.Exit(EXIT_NO)
 

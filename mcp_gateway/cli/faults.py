@@ -82,8 +82,9 @@ FAULTS: Final[dict[Code, Fault]] = {
     ),
     Code.UPSTREAM_LOGIN: Fault(
         "fault",
-        "The server refuses the gateway's credential, or wants one and has none (HTTP 401 or 403).",
-        'Give it one: `auth = { bearer = "${TOKEN}" }` in its table, or renew the one it has.',
+        "The server refuses the gateway's credential (HTTP 401 or 403), wants one and has none, or nobody has "
+        "logged in to it.",
+        'Log in: `mcp-gateway login NAME`; or give it one: `auth = { bearer = "${TOKEN}" }`, or renew the one it has.',
     ),
     Code.UPSTREAM_HTTP: Fault(
         "fault",

@@ -172,7 +172,7 @@ def _say_where(page: str, as_json: bool) -> None:
 
 
 def _tell(configuration: Configuration, upstream: str, as_json: bool) -> None:
-    found = [each for each in anyio.run(_standings, configuration) if upstream in ("", each.upstream)]
+    found = [each for each in anyio.run(standings_of, configuration) if upstream in ("", each.upstream)]
     if as_json:
         print_json([_plain(standing) for standing in found])
         return
@@ -191,7 +191,8 @@ def _tell(configuration: Configuration, upstream: str, as_json: bool) -> None:
     out.print(table, soft_wrap=False)
 
 
-async def _standings(configuration: Configuration) -> tuple[Standing, ...]:
+async def standings_of(configuration: Configuration) -> tuple[Standing, ...]:
+    """How every upstream's credentials stand. Raises `StoreUnavailable` where the vault cannot be read."""
     rows: tuple[LoginRow, ...] = ()
     if any(server.auth is not None for server in configuration.servers):
         async with _broker(configuration, anyio.Event()) as broker:

@@ -22,6 +22,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from mcp_gateway.audit.query import escaped
+from mcp_gateway.config.places import places
 from mcp_gateway.errors import ConfigInvalid, GatewayError, PolicyInvalid, StoreUnavailable
 
 T = TypeVar("T")
@@ -44,11 +45,26 @@ def _console(*, stderr: bool = False) -> Console:
 out: Final = _console()
 err: Final = _console(stderr=True)
 
+DEFAULT_CONFIG: Final = "servers.toml"
+
+
+def _nearest(written: str) -> str:
+    """The one in this folder; where there is none and nobody named another, the user's own (`init --user`)."""
+    own = Path(places().our_config) / DEFAULT_CONFIG
+    return str(own) if written == DEFAULT_CONFIG and not Path(written).exists() and own.exists() else written
+
+
 ConfigPath = Annotated[
     str,
-    typer.Option("--config", "-c", envvar="MCP_GATEWAY_CONFIG", help="Path of servers.toml.", show_default=True),
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="MCP_GATEWAY_CONFIG",
+        help="Path of servers.toml; else the one here, or your own.",
+        show_default=True,
+        callback=_nearest,
+    ),
 ]
-DEFAULT_CONFIG: Final = "servers.toml"
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")]

@@ -22,9 +22,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mcp_gateway.audit.query import Filters, escaped
+from mcp_gateway.cli.login import standings_of
 from mcp_gateway.cli.output import DEFAULT_CONFIG, EXIT_NO, AsJson, ConfigPath, out, print_json, run, shown
 from mcp_gateway.cli.shared import status_of
 from mcp_gateway.config.servers import Configuration, load
+from mcp_gateway.credentials.owners import name_of
+from mcp_gateway.credentials.standing import State
 from mcp_gateway.domain import UpstreamState
 from mcp_gateway.errors import PolicyInvalid, StoreUnavailable
 from mcp_gateway.wiring import audit_reader, keys_of, policy_of, utc_now
@@ -162,6 +165,20 @@ def _policy(view: View) -> Section:
     return Section("policy", data, (f"  {where} {policy.version[:8]}: {', '.join(agents) or 'no agent'}",))
 
 
+def _logins(view: View) -> Section:
+    try:
+        standing = [one for one in run(standings_of, view.configuration) if one.kind]
+    except StoreUnavailable as e:
+        return Section("logins", {"error": str(e)}, (f"  {escaped(str(e))}",))
+    data = [{"upstream": one.upstream, "owner": one.owner, "state": one.state.value} for one in standing]
+    table = _table(3)
+    for one in standing:
+        is_missing = one.state is State.NEEDS_LOGIN
+        state = Text(one.state.value.replace("_", " "), "yellow" if is_missing else "green")
+        table.add_row(f"  {one.upstream}", escaped(name_of(one.owner)) if one.owner else "", state)
+    return Section("logins", data, (table,) if data else ("  none needed",))
+
+
 def _keys(view: View) -> Section:
     try:
         valid = [record for record in keys_of(view.configuration).list() if record.holds(utc_now())]
@@ -198,5 +215,5 @@ def sections() -> Iterator[str]:
     return (make.__name__.strip("_") for make in SECTIONS)
 
 
-SECTIONS: Final[list[MakeSection]] = [_gateway, _upstreams, _attached, _policy, _keys, _calls]
+SECTIONS: Final[list[MakeSection]] = [_gateway, _upstreams, _attached, _policy, _keys, _logins, _calls]
 """What `status` shows, from top to bottom."""

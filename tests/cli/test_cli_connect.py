@@ -186,6 +186,6 @@ def test_without_a_terminal_and_without_yes_nothing_is_written(operator: Any) ->
 
 def test_machines_are_told_the_entry_and_the_backup(operator: Any) -> None:
     prepared("cursor", b"{}")
-    told = operator.json("connect", "cursor", "--agent", "reader")
+    told = operator.json("connect", "cursor", "--agent", "reader", "--yes")
     assert Path(told["backup"]).read_bytes() == b"{}"
     assert told["entry"]["args"][-1] == str(operator.folder / "servers.toml")

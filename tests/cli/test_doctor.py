@@ -193,6 +193,13 @@ def test_a_server_that_refuses_the_credential(operator: Any, answering: Callable
     repaired(operator, Code.UPSTREAM_LOGIN)
 
 
+def test_a_server_that_nobody_has_logged_in_to(operator: Any) -> None:
+    servers(operator, '[servers.files]\nurl = "https://mcp.example.com/mcp"\nauth = "oauth"\n')
+    found = provoked(operator, Code.UPSTREAM_LOGIN)
+    assert found["command"] == "mcp-gateway login files"
+    assert operator.json("status", exits=1)["logins"] == [{"upstream": "files", "owner": "", "state": "needs_login"}]
+
+
 @pytest.mark.parametrize("status", [404, 302, 500])
 def test_an_address_where_no_mcp_server_is(operator: Any, answering: Callable[..., str], status: int) -> None:
     url(operator, answering(status))

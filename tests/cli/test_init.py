@@ -139,6 +139,9 @@ def test_a_registry_s_entry_becomes_a_server(fresh: Any) -> None:
 def test_the_user_s_own_folder_can_be_asked_for(fresh: Any) -> None:
     fresh.run("init", "--yes", "--user")
     assert (fresh.folder / "home/.config/mcp-gateway/servers.toml").is_file()
+    assert "home/.config/mcp-gateway/servers.toml: 1 server" in fresh.run("check").stdout
+    fresh.write({"servers.toml": ""})
+    assert "ok servers.toml: 0 servers" in fresh.run("check").stdout
 
 
 def test_machines_are_told_the_same(fresh: Any) -> None:

@@ -1,5 +1,6 @@
 """All commands together: help, examples, and how errors end."""
 
+import os
 import re
 import subprocess
 import sys
@@ -114,3 +115,14 @@ def test_an_installed_program_reports_errors_and_shows_no_traceback(tmp_path: Pa
     assert done.returncode == 2
     assert done.stderr.splitlines()[0].startswith("GW-CONFIG-UNREADABLE servers.toml:1: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_shell_can_complete_the_commands(shell: str) -> None:
+    program = [sys.executable, "-m", "mcp_gateway"]
+    environ = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = subprocess.run(
+        [*program, "--show-completion", shell], capture_output=True, text=True, env=environ, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mcp-gateway" in done.stdout
