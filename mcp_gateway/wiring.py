@@ -42,7 +42,7 @@ from mcp_gateway.errors import Complaint, ConfigInvalid, NotAuthenticated, Store
 from mcp_gateway.frontdoor.admin import AdminDoor
 from mcp_gateway.frontdoor.answers import SERVER_INFO, Answers
 from mcp_gateway.frontdoor.challenges import Challenges
-from mcp_gateway.frontdoor.connect import ConnectPages
+from mcp_gateway.frontdoor.connect import Accounts, ConnectPages
 from mcp_gateway.frontdoor.connect_listener import ConnectListener
 from mcp_gateway.frontdoor.desk import Desk
 from mcp_gateway.frontdoor.doorstep import Doorstep
@@ -66,7 +66,7 @@ from mcp_gateway.guards.order import Guards
 from mcp_gateway.guards.schema import Schemas
 from mcp_gateway.guards.transactions import Transactions
 from mcp_gateway.identity.keys import Keys
-from mcp_gateway.identity.login import AuthorizationServer, signing_key
+from mcp_gateway.identity.login import AuthorizationServer, OAuthRefused, signing_key
 from mcp_gateway.identity.resource import Resource
 from mcp_gateway.identity.started import StartedTasks, TaskTokenCheck
 from mcp_gateway.identity.task import task_for
@@ -130,11 +130,13 @@ class Trust:
     """How the gateway is called in tokens; None where no issuer is trusted."""
     login: AuthorizationServer | None = None
     """The embedded authorization server, where it is switched on."""
+    origin: str = ""
+    """Where browsers reach the gateway."""
 
     @property
     def origins(self) -> tuple[str, ...]:
         """Whose pages may send forms here: its own."""
-        return () if self.login is None else (self.login.issuer,)
+        return (self.origin,) if self.origin else ()
 
 
 class Running:
@@ -156,7 +158,7 @@ class Running:
         self.broker.apply(configuration.servers, settings.allow_addresses)
         self.sign_in = sign_in_of(settings)
         visitor_seals = Seals(random_key(settings.state / SEAL_KEY_FILE), "visitor", VISIT_S) if self.sign_in else None
-        self.pages = ConnectPages(self.broker.consents, settings.public_url, self.sign_in, visitor_seals)
+        self.pages = ConnectPages(self.broker.consents, configuration.identity.url, self.sign_in, visitor_seals)
         self.pages_at: Callable[[], Awaitable[str]] | None = None
         """Where this process serves `pages`; None: nowhere."""
         self.pool = Pool(
@@ -255,14 +257,15 @@ class Running:
         legacy = LegacyDoor(self.answers, self.bulletin, self.closers, challenges)
         modern = ModernDoor(self.gateway, self.rounds, self.bulletin, self.closers, challenges)
         doorstep = Doorstep(
-            allowed_hosts=(*settings.allowed_hosts, *own_host(settings)),
-            allowed_origins=(*settings.allowed_origins, *own_origin(settings), *trust.origins),
+            allowed_hosts=settings.allowed_hosts,
+            allowed_origins=(*settings.allowed_origins, *trust.origins),
             loopback=settings.is_loopback,
             max_header_bytes=settings.max_header_bytes,
             max_body_bytes=settings.max_body_bytes,
         )
         pages = None
         if trust.login is not None:
+            self.pages.accounts = Accounts(trust.login.issuer, password_check(trust.login))
             seals = Seals(random_key(settings.state / SEAL_KEY_FILE), "login form", FORM_S)
             pages = LoginPages(trust.login, doorstep, self.audit, seals, time.time)
         doors, tell = (modern, legacy), self.health
@@ -310,12 +313,11 @@ class Running:
         """
         if self.pages_at is None:
             raise LookupError("this process serves no pages")
-        url = self.configuration.settings.public_url or await self.pages_at()
-        if owner.person and self.sign_in is not None and self.sign_in.issuer == owner.issuer:
+        url = self.configuration.identity.url or await self.pages_at()
+        is_here = is_loopback(urlsplit(url).hostname or "")
+        if (is_here or url.startswith("https://")) and (self.pages.can_tell(owner) or (is_here and not owner.person)):
             return url
-        if owner.person or not is_loopback(urlsplit(url).hostname or ""):
-            raise LookupError("it cannot be told who opens a page")
-        return url
+        raise LookupError("it cannot be told who opens a page")
 
     def stdio_door(
         self, agent: str, task: str | None, started_now: Callable[[], StartedTask] | None = None
@@ -480,7 +482,7 @@ def broker_of(
     settings = configuration.settings
     secrets_ = Secrets(os.environ, configuration.path.absolute().parent)
     vault = Vault(lambda: opened_vault(settings.state, settings.vault_keys, secrets_))
-    return TokenBroker(vault, pages_for, time.time, on_login, settings.public_url)
+    return TokenBroker(vault, pages_for, time.time, on_login, configuration.identity.url)
 
 
 def sign_in_of(settings: Settings) -> SignIn | None:
@@ -494,15 +496,16 @@ def sign_in_of(settings: Settings) -> SignIn | None:
     return SignIn(settings.sign_in, Allowed.of(allow), time.time)
 
 
-def own_host(settings: Settings) -> Sequence[str]:
-    """The `Host` of `public_url`."""
-    return [urlsplit(settings.public_url).netloc] if settings.public_url else []
+def password_check(login: AuthorizationServer) -> Callable[[str, str, str], Awaitable[bool]]:
+    """Whether a password is that of a local account; never, for a while, after many that were not."""
 
+    async def is_right(person: str, password: str, peer: str) -> bool:
+        try:
+            return await login.log_in(person, password, peer) is not None
+        except OAuthRefused:
+            return False
 
-def own_origin(settings: Settings) -> Sequence[str]:
-    """The `Origin` of our own pages, whose buttons browsers send to us."""
-    parts = urlsplit(settings.public_url)
-    return [f"{parts.scheme}://{parts.netloc}"] if settings.public_url else []
+    return is_right
 
 
 def for_everybody(listing: Listing, servers: Sequence[ServerConfig]) -> Listing:
@@ -536,7 +539,7 @@ async def trusting(parts: Running, keys: Keys, tasks: StartedTasks, origin: str)
         async with tokens.kept_fresh() if tokens is not None else nullcontext():
             checks: list[TokenCheck] = [ApiKeyCheck(keys), TaskTokenCheck(tasks)]
             verifier = Verifier(checks, settings.anonymous, tasks, settings.task_claim or "", tokens)
-            yield Trust(verifier, resource_of(config), login)
+            yield Trust(verifier, resource_of(config), login, config.url)
     finally:
         if watch is not None:
             watch.cancel()

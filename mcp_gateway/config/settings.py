@@ -11,12 +11,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, get_args
-from urllib.parse import urlsplit
 
 from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.config.table import ConfigCode, Table
 from mcp_gateway.config.upstream_auth import ClientAuth, read_sign_in
-from mcp_gateway.netguard import Allowed, url_problem
+from mcp_gateway.netguard import Allowed
 
 MIB: Final = 1024 * 1024
 DAY_S: Final = 86_400.0
@@ -57,8 +56,6 @@ class Settings:
     """`Host` values accepted besides loopback's own names; needed when listening anywhere else."""
     allowed_origins: tuple[str, ...] = ()
     """`Origin` values accepted from browsers; none by default."""
-    public_url: str = ""
-    """Where people and authorization servers reach the gateway's own pages; empty: only from this machine."""
     sign_in: ClientAuth | None = None
     """Where people prove who they are before they log in to an upstream; None: only this machine's pages are open."""
     vault_keys: tuple[str, ...] = ()
@@ -133,7 +130,6 @@ def read_settings(table: Table, secrets: Secrets, listen: tuple[str, int] | None
         anonymous=_anonymous(table),
         allowed_hosts=_allowed(table, "allowed_hosts", _HOST, "gateway.example or gateway.example:8765"),
         allowed_origins=_allowed(table, "allowed_origins", _ORIGIN, "https://app.example, without a path"),
-        public_url=_public_url(table),
         sign_in=read_sign_in(table.table("sign_in"), secrets),
         vault_keys=_vault_keys(table),
         allow_addresses=_allow_addresses(table),
@@ -209,22 +205,12 @@ def _allowed(table: Table, key: str, form: re.Pattern[str], example: str) -> tup
     return written
 
 
-def _public_url(table: Table) -> str:
-    url = (table.text("public_url") or "").rstrip("/")
-    problem = url_problem(url) if url else None
-    if problem is not None or urlsplit(url).query:
-        fix = 'write it like "https://gateway.example", without a query'
-        table.refuse("public_url", f"'public_url' {problem or 'has a query'}", fix)
-        return ""
-    return url
-
-
 def _vault_keys(table: Table) -> tuple[str, ...]:
     sources = table.texts("vault_keys")
     for index, source in enumerate(sources):
         if source.partition(":")[0] not in ("file", "keyring", "command"):
             where = (*table.path, "vault_keys", index)
-            fix = '"file:PATH", "keyring:SERVICE/NAME" or "command:PROGRAM ARGS"; never the key itself'
+            fix = '"file:PATH", "keyring:NAME" or "command:PROGRAM ARGS"; never the key itself'
             table.findings.refuse(where, "'vault_keys' names where keys are", fix, ConfigCode.BAD_VALUE)
     return sources
 

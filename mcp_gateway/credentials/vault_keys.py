@@ -3,7 +3,7 @@
 A source is written as
 
     file:PATH                 32 bytes as base64 in a file that only the gateway's user can read
-    keyring:SERVICE/NAME      the same text in the system's keyring (needs the extra `mcp-gateway[keyring]`)
+    keyring:NAME              the same text in the system's keyring, under the service `mcp-gateway`
     command:PROGRAM ARGS      what a program prints: a KMS client, `secret-tool`, `pass`, ...
 
 The first source seals; the others only open what they sealed before, until everything has been sealed anew. Without
@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import importlib
-import importlib.util
 import secrets
 import shlex
 import subprocess
@@ -28,6 +26,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from mcp_gateway.config import keyrings
 from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.config.table import Unresolvable
 from mcp_gateway.errors import StoreUnavailable
@@ -115,14 +114,14 @@ def _not_a_key(kind: str) -> str:
     return f"the vault key from {kind}: is not {KEY_BYTES} bytes in base64: make one with `openssl rand -base64 32`"
 
 
-def _from_keyring(where: str) -> str:
-    if importlib.util.find_spec("keyring") is None:
-        raise StoreUnavailable("vault_keys names a keyring: pip install 'mcp-gateway[keyring]'")
-    service, _, name = where.partition("/")
-    found = importlib.import_module("keyring").get_password(service, name)
+def _from_keyring(name: str) -> str:
+    try:
+        found = keyrings.read(name)
+    except keyrings.KeyringUnusable as e:
+        raise StoreUnavailable(f"the vault key: {e}") from e
     if not found:
-        raise StoreUnavailable(f"the keyring has nothing for {service!r} {name!r}: keyring set {service} {name}")
-    return str(found)
+        raise StoreUnavailable(f"the keyring has no {name!r}: keyring set {keyrings.SERVICE} {name}")
+    return found
 
 
 def _from_command(command: str) -> str:

@@ -19,6 +19,8 @@ import hmac
 import re
 import secrets
 import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from html import escape
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
@@ -28,6 +30,7 @@ from starlette.types import Receive, Scope, Send
 
 from mcp_gateway.credentials.clients import DOCUMENT, metadata_of
 from mcp_gateway.credentials.consents import CALLBACK, ConsentRefused, Consents, Pending
+from mcp_gateway.credentials.owners import Owner
 from mcp_gateway.credentials.sign_in import CALLBACK as SIGNED_IN
 from mcp_gateway.credentials.sign_in import SignIn, Visitor
 from mcp_gateway.errors import StoreUnavailable
@@ -50,6 +53,16 @@ _STYLE: Final = (
 _STYLE_HASH: Final = hashlib.sha256(_STYLE.encode()).digest()
 
 
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """People's accounts at the gateway itself."""
+
+    issuer: str
+    """What their tokens say as `iss`."""
+    is_right: Callable[[str, str, str], Awaitable[bool]]
+    """Whether a person's password is right: name, password, and whose connection it came by."""
+
+
 class ConnectPages:
     """Serves what is below `/connect/`; the doorstep has been passed before."""
 
@@ -57,10 +70,15 @@ class ConnectPages:
         self, consents: Consents, public_url: str = "", sign_in: SignIn | None = None, seals: Seals | None = None
     ) -> None:
         """With `sign_in` and `seals`, a page for a person is shown to that person only."""
+        self.accounts: Accounts | None = None
         self._consents = consents
         self._public_url = public_url
         self._sign_in = sign_in
         self._seals = seals
+
+    def can_tell(self, owner: Owner) -> bool:
+        """Whether it can be told that whoever opens a page is this person."""
+        return self._has_account(owner) or (self._sign_in is not None and self._sign_in.issuer == owner.issuer)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, doorstep: Doorstep) -> None:
         """Answer one request."""
@@ -82,7 +100,7 @@ class ConnectPages:
             await self._tell_who_we_are(send)
         elif route is not None and method == "GET":
             pending = self._consents.pending(route["ticket"])
-            if self._sign_in is None or self._is_for(scope, pending):
+            if self._sign_in is None or self._has_account(pending.owner) or self._is_for(scope, pending):
                 await self._ask(scope, send, pending)
             else:
                 await self._send_to_sign_in(scope, send, pending, self._sign_in)
@@ -106,8 +124,18 @@ class ConnectPages:
         owner = pending.owner
         return not owner.person or self._visitor(scope) == Visitor(owner.person, owner.issuer)
 
+    def _has_account(self, owner: Owner) -> bool:
+        """Whether the person has an account here, whose password the page asks for."""
+        return bool(owner.person) and self.accounts is not None and self.accounts.issuer == owner.issuer
+
+    async def _check_password(self, scope: Scope, owner: Owner, password: str) -> None:
+        if self.accounts is not None and self._has_account(owner):
+            peer = str((scope.get("client") or ("",))[0])
+            if not await self.accounts.is_right(owner.person, password, peer):
+                raise ConsentRefused("The password is not right. Nothing was connected: open the link again.")
+
     def _check_visitor(self, scope: Scope, pending: Pending) -> None:
-        if self._sign_in is not None and not self._is_for(scope, pending):
+        if self._sign_in is not None and not self._has_account(pending.owner) and not self._is_for(scope, pending):
             raise ConsentRefused("This link was made for somebody else. Nothing was connected.")
 
     async def _send_to_sign_in(self, scope: Scope, send: Send, pending: Pending, sign_in: SignIn) -> None:
@@ -138,9 +166,16 @@ class ConnectPages:
             "<p>You will log in there, with your own account. The gateway keeps what it gets encrypted, and uses it "
             "only for calls that its policy allows; the agent never sees it.</p>"
             "<p>If you did not ask for this just now, close this page: somebody may want to act with your account.</p>"
-            f'<form method="post"><input type="hidden" name="token" value="{token}"><button>Log in</button></form>'
+            f'<form method="post"><input type="hidden" name="token" value="{token}">{self._question(owner)}'
+            "<button>Log in</button></form>"
         )
         await _page(send, 200, f"Log in to {pending.party.name}", body, (_cookie(scope, "ask", token),))
+
+    def _question(self, owner: Owner) -> str:
+        if not self._has_account(owner):
+            return ""
+        label = f"Password of {escape(owner.person)} at this gateway"
+        return f'<p><label>{label} <input type="password" name="password" required></label></p>'
 
     async def _start(self, scope: Scope, receive: Receive, send: Send, doorstep: Doorstep, ticket: str) -> None:
         try:
@@ -150,6 +185,7 @@ class ConnectPages:
         asked = _cookies(scope).get(_name(scope, "ask"), "")
         if not asked or not hmac.compare_digest(asked.encode(), form.get("token", "").encode()):
             raise ConsentRefused("The button was not pressed on this page, or this browser takes no cookies.")
+        await self._check_password(scope, self._consents.pending(ticket).owner, form.get("password", ""))
         url, browser = await self._consents.start(ticket)
         headers = ((b"location", url.encode()), _cookie(scope, "browser", browser), *_SAFE)
         await send_json(send, 303, b"", headers, b"text/plain")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from mcp_gateway.domain import Json, Listing
@@ -21,6 +22,13 @@ LOGIN_TOOL: Final[Json] = {
 def login_listing(upstream: str) -> Listing:
     """What is listed of an upstream whose own list needs a login."""
     return Listing(upstream, tools=(LOGIN_TOOL,))
+
+
+def with_login(listing: Listing) -> Listing:
+    """A list with the tool in it, for agents that are in the middle of calling it; unless it has one of that name."""
+    if any(tool.get("name") == LOGIN_TOOL["name"] for tool in listing.tools):
+        return listing
+    return replace(listing, tools=(*listing.tools, LOGIN_TOOL))
 
 
 def login_result(upstream: str) -> Json:

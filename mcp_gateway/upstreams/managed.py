@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from time import perf_counter
 from typing import Any, Final
 
@@ -50,7 +51,7 @@ from mcp_gateway.upstreams.elicited import Elicited
 from mcp_gateway.upstreams.handshake import DiedOfProbe
 from mcp_gateway.upstreams.listening import Listening
 from mcp_gateway.upstreams.listing import fetch_listing
-from mcp_gateway.upstreams.login_tool import LOGIN_TOOL, login_listing, login_result
+from mcp_gateway.upstreams.login_tool import LOGIN_TOOL, login_listing, login_result, with_login
 from mcp_gateway.upstreams.redact import without_secrets
 from mcp_gateway.upstreams.refusals import Rejected
 from mcp_gateway.upstreams.watch import Watch, keep_subscribed
@@ -80,6 +81,9 @@ the first look there is a moment of rest, and ever more of it while the news go 
 
 LOGIN_LOOK_S: Final = 30.0
 """How often an upstream that needs a login is tried without anybody saying that there is one."""
+
+LOGIN_STAYS_S: Final = 600.0
+"""How long the login tool can still be called once there are others: as long as a login may take."""
 
 OWN_LOOK_S: Final = 15.0
 """How often we see whether our own requests have to go with another credential: well within the time that tokens are
@@ -134,6 +138,7 @@ class ManagedUpstream:
         self._woken = anyio.Event()
         self._refusal: Rejected | None = None
         self._own = Credential()
+        self._login_until = 0.0
         self._backoff = Backoff(FIRST_WAIT_S, MOST_WAIT_S)
         self._elicited = Elicited(named(config.name, around.on_question or nobody))
         on_question = None if around.on_question is None else self._elicited.ask
@@ -288,16 +293,24 @@ class ManagedUpstream:
         self._why = str(error).removeprefix(f"upstream {self.name!r} ")
         if self.listing is None:
             self.listing = login_listing(self.name)
+            self._login_until = inf
         self._become(UpstreamState.NEEDS_LOGIN, self._why)
         _log.warning("upstream %s %s", self.name, self._why)
         self._woken = anyio.Event()
         with anyio.move_on_after(LOGIN_LOOK_S):
             await self._woken.wait()
 
+    def _shown(self, listing: Listing) -> Listing:
+        """What is listed: the login tool, too, for as long as somebody may be in the middle of calling it."""
+        return with_login(listing) if anyio.current_time() < self._login_until else listing
+
     async def _keep_credential(self, connection: Connection) -> None:
         """Have our own requests go with a credential that holds, for as long as the connection lives."""
         while self.config.auth is not None:
             await anyio.sleep(OWN_LOOK_S)
+            if 0 < self._login_until < anyio.current_time():
+                self._login_until = 0.0
+                self._changed.set()  # nobody is on the way any more: the list is looked at without it
             try:
                 fresh = await self._own_credential()
             except UpstreamError as e:
@@ -316,7 +329,9 @@ class ManagedUpstream:
         opening = self._around.open(config, self.listener, self._around.limits, memory)
         async with opening as connection:
             self._changed = anyio.Event()
-            self._publish(connection, await self._listed(connection))
+            listing = await self._listed(connection)
+            self._login_until = min(self._login_until, anyio.current_time() + LOGIN_STAYS_S)
+            self._publish(connection, self._shown(listing))
             self._refusal = None
             ready_at = anyio.current_time()
             try:
@@ -465,7 +480,7 @@ class ManagedUpstream:
             await anyio.sleep(RELIST_AFTER_S)
             self._changed = anyio.Event()
             try:
-                listing = await self._listed(connection)
+                listing = self._shown(await self._listed(connection))
             except UpstreamError as e:
                 self._note_failure(connection, e)
                 if isinstance(e, Rejected) and e.is_about_credentials and self.config.auth is not None:

@@ -99,14 +99,12 @@ def test_what_only_looks_like_loopback_is_not(host: str) -> None:
     assert not is_loopback(host)
 
 
-def test_where_pages_are_and_people_sign_in_is_read() -> None:
+def test_where_people_sign_in_is_read() -> None:
     settings, findings = read(
-        'public_url = "https://gw.example/"\n'
         'sign_in = { issuer = "https://idp.example", client_id = "gw", client_secret = "${S}" }',
         {"S": "canary"},
     )
     assert findings.errors == []
-    assert settings.public_url == "https://gw.example"
     assert settings.sign_in is not None and settings.sign_in.secret == "canary"
     assert "canary" not in repr(settings)
 
@@ -114,9 +112,6 @@ def test_where_pages_are_and_people_sign_in_is_read() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        'public_url = "http://gw.example"',
-        'public_url = "https://gw.example/?x=1"',
-        'public_url = "gw.example"',
         'sign_in = { issuer = "https://idp.example" }',
         'sign_in = { client_id = "gw" }',
         'vault_keys = ["dGhlIGtleSBpdHNlbGY="]',

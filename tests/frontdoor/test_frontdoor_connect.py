@@ -14,7 +14,7 @@ from fakes.authorization import World, browser_of, press, world
 from fakes.broker import Bench, bench, server_of
 from mcp_gateway.credentials.consents import Pending
 from mcp_gateway.credentials.owners import Owner
-from mcp_gateway.frontdoor.connect import ConnectPages
+from mcp_gateway.frontdoor.connect import Accounts, ConnectPages
 from mcp_gateway.frontdoor.connect_listener import ConnectListener
 
 EVIL = '<script>alert("x")</script>'
@@ -131,3 +131,34 @@ async def test_our_client_document_says_what_it_is_fetched_for(tmp_path: Path) -
     assert document["client_id"] == "https://gw.example/connect/client.json"
     assert document["redirect_uris"] == ["https://gw.example/connect/callback"]
     assert document["token_endpoint_auth_method"] == "none" and "refresh_token" in document["grant_types"]
+
+
+async def test_a_page_for_a_local_account_wants_its_password(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    async def is_right(person: str, password: str, peer: str) -> bool:
+        asked.append(f"{person} {password} {peer}")
+        return (person, password) == ("alice", "correct horse")
+
+    async with world() as w, bench(tmp_path / "s", server_of(w)) as made:
+        pages = ConnectPages(made.broker.consents)
+        pages.accounts = Accounts("https://gw.example", is_right)
+        listener = ConnectListener(pages)
+        alice = Owner("person:https://gw.example alice", "alice", "https://gw.example", "bot")
+        assert pages.can_tell(alice) and not pages.can_tell(Owner("o", "alice", "https://other.example"))
+        assert not pages.can_tell(Owner("agent:bot", agent="bot"))
+        party = made.broker.party("crm")
+        assert party is not None
+        page = made.broker.consents.begin(alice, party, (), await listener.base_url()).page
+        async with browser_of("alice") as browser:
+            assert 'type="password"' in (await browser.get(page)).text
+            wrong = await press(browser, page)
+            assert wrong.status_code == 400 and "password is not right" in wrong.text
+            assert w.registrations == []
+            token = re.search(r'name="token" value="([^"]+)"', (await browser.get(page)).text)
+            assert token is not None
+            done = await browser.post(page, data={"token": token[1], "password": "correct horse"})
+            assert done.status_code == 200, done.text
+        await listener.close()
+        assert [row.owner for row in await made.broker.vault.rows()] == [alice.id]
+    assert asked == ["alice  127.0.0.1", "alice correct horse 127.0.0.1"]

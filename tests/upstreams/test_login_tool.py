@@ -12,10 +12,11 @@ from fakes.authorization import World, world
 from fakes.broker import server_of
 from fakes.waiting import until
 from mcp_gateway.catalog.catalog import build
-from mcp_gateway.domain import Challenge, Credential, Kind, OutcomeStatus, UpstreamRequest, UpstreamState
+from mcp_gateway.domain import Challenge, Credential, Kind, Listing, OutcomeStatus, UpstreamRequest, UpstreamState
 from mcp_gateway.errors import LoginNeeded
+from mcp_gateway.upstreams import managed
 from mcp_gateway.upstreams.connection import SILENT
-from mcp_gateway.upstreams.login_tool import LOGIN_TOOL, login_listing
+from mcp_gateway.upstreams.login_tool import LOGIN_TOOL, login_listing, with_login
 from mcp_gateway.upstreams.pool import Pool
 from mcp_gateway.upstreams.refusals import Rejected
 
@@ -65,7 +66,19 @@ async def test_until_somebody_has_logged_in_there_is_one_tool_and_then_the_upstr
         own.token = token_of(w, "alice")
         made.wake("crm")
         await until(lambda: made.statuses()[0].state is UpstreamState.READY)
-        assert [tool["name"] for tool in made.listings["crm"].tools] == ["whoami"]
+        # It stays for those who are in the middle of calling it.
+        assert [tool["name"] for tool in made.listings["crm"].tools] == ["whoami", "login"]
+
+
+async def test_it_goes_when_nobody_can_be_calling_it_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(managed, "OWN_LOOK_S", 0.01)
+    monkeypatch.setattr(managed, "LOGIN_STAYS_S", 0.3)
+    own = Own()
+    async with pool(own) as (w, made):
+        own.token = token_of(w, "alice")
+        made.wake("crm")
+        await until(lambda: [tool["name"] for tool in made.listings["crm"].tools] == ["whoami", "login"])
+        await until(lambda: [tool["name"] for tool in made.listings["crm"].tools] == ["whoami"])
 
 
 async def test_calling_it_with_a_login_waits_for_the_list_and_says_so() -> None:
@@ -74,7 +87,8 @@ async def test_calling_it_with_a_login_waits_for_the_list_and_says_so() -> None:
         own.token = token_of(w, "alice")
         outcome = await made.upstreams["crm"].send(call("login"), SILENT)
         assert outcome.status is OutcomeStatus.OK
-        assert [tool["name"] for tool in made.listings["crm"].tools] == ["whoami"]
+        assert [tool["name"] for tool in made.listings["crm"].tools] == ["whoami", "login"]
+        assert (await made.upstreams["crm"].send(call("login"), SILENT)).status is OutcomeStatus.OK
 
 
 async def test_a_login_that_the_upstream_refuses_is_handed_on_as_its_refusal() -> None:
@@ -94,7 +108,12 @@ async def test_what_was_listed_stays_listed_when_the_login_is_over() -> None:
         upstream = made.upstreams["crm"]
         upstream._changed.set()  # type: ignore[attr-defined]  as a notification of the upstream's would
         await until(lambda: made.statuses()[0].state is UpstreamState.NEEDS_LOGIN)
-        assert [tool["name"] for tool in made.listings["crm"].tools] == ["whoami"]
+        assert "whoami" in [tool["name"] for tool in made.listings["crm"].tools]
+
+
+def test_an_upstreams_own_tool_of_that_name_is_not_hidden() -> None:
+    own = Listing("crm", tools=({"name": "login", "inputSchema": {"type": "object"}},))
+    assert with_login(own) is own
 
 
 def test_the_tool_is_one_that_agents_can_be_shown() -> None:

@@ -23,6 +23,7 @@ from fakes.waiting import until
 from mcp_gateway.credentials.owners import Owner, owner_id
 from mcp_gateway.domain import Caller, Kind, OutcomeStatus, Request, Verb
 from mcp_gateway.errors import ConsentNeeded
+from mcp_gateway.frontdoor.connect import Accounts
 from mcp_gateway.wiring import Running, new_request_id
 
 POLICY = """
@@ -61,7 +62,9 @@ async def call(agent: HttpAgent, tool: str, person: str) -> Any:
         [(key, question)] = result["inputRequests"].items()
         assert (await log_in(question["params"]["url"], person)).status_code == 200
         again = {"inputResponses": {key: {"action": "accept"}}, "requestState": result["requestState"]}
-        result = (await ask(agent, "tools/call", name=tool, arguments={}, **again))["result"]
+        said = await ask(agent, "tools/call", name=tool, arguments={}, **again)
+        assert "result" in said, said
+        result = said["result"]
     return result
 
 
@@ -80,7 +83,7 @@ async def test_each_agent_logs_in_in_its_own_way_and_no_planted_secret_shows_any
         assert "isError" in await call(alice, "s0__login", "alice")
 
         async def is_listed() -> bool:
-            return await tools_of(alice) == {"s0__whoami"}
+            return await tools_of(alice) == {"s0__whoami", "s0__login"}
 
         await until(is_listed)
         refused = (await ask(plain, "tools/call", name="s0__whoami", arguments={}))["result"]
@@ -195,6 +198,25 @@ async def test_a_person_beyond_this_machine_is_sent_to_the_operator_not_to_a_pag
             await parts.gateway.ask(caller("alice", "bob"), request_for("s0__login"), RecordingReply())
         assert needed.value.url == ""
         assert "mcp-gateway login s0 --person alice --issuer https://idp.example" in str(needed.value)
+
+
+async def test_a_page_is_offered_where_it_can_be_told_who_opens_it(tmp_path: Path) -> None:
+    async def is_right(person: str, password: str, peer: str) -> bool:
+        return False
+
+    async with AsyncExitStack() as stack:
+        w = await stack.enter_async_context(world())
+        files = files_for(w.url)
+        files["servers.toml"] += '[identity]\nurl = "https://gw.example"\n'
+        parts = await stack.enter_async_context(running_in(tmp_path, files))
+        parts.serve_pages_at("http://127.0.0.1:1")
+        parts.pages.accounts = Accounts("https://idp.example", is_right)
+        with pytest.raises(ConsentNeeded) as needed:
+            await parts.gateway.ask(caller("alice", "bob"), request_for("s0__login"), RecordingReply())
+        assert needed.value.url.startswith("https://gw.example/connect/")
+        with pytest.raises(ConsentNeeded) as needed:
+            await parts.gateway.ask(Caller("bob", "work"), request_for("s0__login"), RecordingReply())
+        assert needed.value.url == "", "an agent's own login is no page for the world"
 
 
 async def test_one_persons_resources_are_not_listed_to_everybody(tmp_path: Path) -> None:
