@@ -147,3 +147,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, (tuple, frozenset)):
         return list(value)
     return dict(value) if hasattr(value, "keys") else value
+
+
+def test_what_capabilities_say_is_seen_in_a_test_is_in_one_that_exists() -> None:
+    named = set(re.findall(r"`((?:\w+/)?test_\w+\.py)`", reference("capabilities.md")))
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / "tests" / name).is_file()] == []
