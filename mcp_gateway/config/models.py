@@ -133,6 +133,11 @@ def _read_provider(name: str, table: Table, secrets: Secrets) -> ProviderConfig:
     wire: Wire = table.choice("wire", ("openai", "anthropic"), "openai")
     remote = read_remote(table, secrets)
     headers = {**remote.headers, **_key_header(table, wire, secrets)}
+    if remote.auth is not None:
+        message = "tokens that have to be obtained are not supported for model providers yet"
+        table.refuse("auth", message, 'use key = "${KEY}"', ConfigCode.UNSUPPORTED)
+    if "?" in remote.url:
+        table.refuse("url", "the URL of a model provider cannot have a query", "paths are put behind it")
     if not enabled:
         errors[known:] = [error for error in errors[known:] if error.code not in _UNRESOLVED]
     provider = ProviderConfig(

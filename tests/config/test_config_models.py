@@ -73,6 +73,12 @@ def test_prices_are_read_as_numbers(tmp_path: Path) -> None:
             ConfigCode.BAD_VALUE,
             "no price",
         ),
+        ('[models.x]\nurl = "https://x?key=1"', ConfigCode.BAD_VALUE, "cannot have a query"),
+        (
+            '[models.x]\nurl = "https://x"\nauth = "oauth"',
+            ConfigCode.UNSUPPORTED,
+            "not supported for model",
+        ),
         ('[models.x]\nurl = "https://x"\nretries = 3', ConfigCode.UNKNOWN_KEY, "retries"),
         ('[models.a]\ntargets = ["nobody/m"]', ConfigCode.BAD_VALUE, "there is no provider 'nobody'"),
         ("[models.a]\ntargets = []", ConfigCode.BAD_VALUE, "must be a list"),
