@@ -15,6 +15,8 @@ from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from anyio import CancelScope
+
 Json = dict[str, Any]
 
 if TYPE_CHECKING:
@@ -30,6 +32,14 @@ else:
 
 
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+MODELS: Final = "models"
+"""The upstream of every model, by the names agents ask for: policies write `model:models/NAME`."""
+
+PROVIDER_TOOLS: Final = "provider-tools"
+"""The upstream of what a model's provider does by itself (web search, code execution, calls of MCP servers):
+policies write `model:provider-tools/TYPE`. It passes every gate of ours, so it is a target of its own."""
 
 
 class Era(StrEnum):
@@ -53,6 +63,7 @@ class Kind(StrEnum):
     PROMPT = "prompt"
     RESOURCE = "resource"
     TEMPLATE = "template"
+    MODEL = "model"
 
 
 class Verb(StrEnum):
@@ -67,6 +78,8 @@ class Verb(StrEnum):
     TASK_GET = "task_get"  # how a tool is doing that went on by itself (MCP's tasks extension)
     TASK_UPDATE = "task_update"  # answers to what such a tool asked meanwhile
     TASK_CANCEL = "task_cancel"  # that such a tool may stop
+    MODEL = "model"  # a model, over the OpenAI or the Anthropic wire
+    SAMPLE = "sample"  # a model, on behalf of an upstream in the middle of a call (MCP sampling)
 
 
 class Strength(StrEnum):
@@ -187,6 +200,63 @@ class Target:
         return f"{self.upstream}/{self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call, the same way for every provider; cost in US dollars."""
+
+    input: int = 0
+    """All of it, what came from or went into a provider's cache included."""
+    output: int = 0
+    """All of it, reasoning included."""
+    cache_read: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+    is_estimated: bool = False
+    """The provider did not say, or was not listened to until the end."""
+    cost: float | None = None
+    """None: nobody knows the price. That is never the same as free."""
+    model: str = ""
+    """What answered, as `provider/model`."""
+
+
+class Relay(Protocol):
+    """The way back to an agent that speaks plain HTTP."""
+
+    scope: CancelScope
+    """Cancelled when the agent has hung up or may not have the answer any more. Whoever works on it enters this scope,
+    so that an answer nobody wants ends and still is accounted for."""
+
+    async def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Commit to an answer. Once, before anything else."""
+        ...
+
+    async def write(self, piece: bytes) -> None:
+        """Send part of the body now; waits while the agent does not read."""
+        ...
+
+    def hold(self, piece: bytes) -> None:
+        """The end of the body: sent when the audit has written down what it was."""
+        ...
+
+    def hold_error(self, error: Exception) -> None:
+        """The end of a body that breaks off: what went wrong, in the words of the agent's wire."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HttpPart:
+    """The HTTP side of a request that is no MCP: a call of a model, or of a plain route."""
+
+    path: str
+    headers: Mapping[str, str]
+    """Names in lower case, and no credential of the agent's among them."""
+    body: bytes
+    """Byte for byte what was judged."""
+    json: Any
+    """The parsed body; nobody may edit it."""
+    relay: Relay
+
+
 @made_per_call(frozen=True, slots=True)
 class Request:
     """One thing an agent asked, whichever era and transport it came by."""
@@ -212,6 +282,13 @@ class Request:
     """The upstream's own `requestState` that goes back to it with `inputs`."""
     upstream: str = ""
     """The one upstream that can be meant, because it began what this is about; empty: whoever bears the name."""
+    needs: tuple[Target, ...] = ()
+    """Further targets it makes use of (the provider-side tools of a model), each decided by itself."""
+    parent: str = ""
+    """The request in whose course this one came up; empty: none."""
+    http: HttpPart | None = None
+    expects: Usage | None = None
+    """What it will take at most, as far as can be told before: what budgets set aside for it."""
 
     @property
     def arguments(self) -> Mapping[str, Any]:
@@ -370,6 +447,7 @@ class OutcomeStatus(StrEnum):
     """How a call ended; the audit's `outcome` column."""
 
     OK = "ok"  # a result came back
+    HTTP_ERROR = "http_error"  # a model provider or plain API answered with an error
     TOOL_ERROR = "tool_error"  # the tool ran and said isError
     RPC_ERROR = "rpc_error"  # the upstream answered with a JSON-RPC error
     BAD_ARGUMENTS = "bad_arguments"  # a guard refused the arguments, nothing was sent
@@ -406,6 +484,24 @@ class Outcome:
     upstream_ms: float = 0.0
     target: Target | None = None
     """Whose answer it is; the walk says so where the agent will come back to it (`OutcomeStatus.WIRE_TASK`)."""
+    usage: Usage | None = None
+    """What a model call took; of one that failed or was hung up on, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """How much all calls that are counted together may take within one window of time. None: no bound."""
+
+    budget: str
+    """The name of the policy's `[budgets.NAME]`."""
+    subject: str
+    """Who shares it, such as `agent=planner`; empty: everybody."""
+    per_s: float
+    calls: int | None = None
+    concurrent: int | None = None
+    tokens: int | None = None
+    cost: int | None = None
+    """Millionths of a US dollar."""
 
 
 @made_per_call(frozen=True, slots=True)
@@ -509,6 +605,25 @@ class Listing:
     """What was left out and why, for operators."""
     extensions: frozenset[str] = frozenset()
     """The protocol extensions it offers and we can carry."""
+
+
+class Sender(Protocol):
+    """What calls of one kind of target leave by that is no MCP server: models, plain routes."""
+
+    async def send(self, caller: Caller, target: Target, request: Request) -> Outcome:
+        """Send `request` (its `http` part is there), relay the answer as it comes, return what it was.
+
+        Raises `GatewayError` only while nothing has been relayed. The credential goes in here, last, for each attempt.
+        """
+        ...
+
+
+class Answering(Protocol):
+    """Answers some of what one upstream asks the agent's side, instead of that side."""
+
+    def reply(self, caller: Caller, request: Request, reply: Reply) -> Reply:
+        """The channel back for one call, in place of `reply`."""
+        ...
 
 
 class UpstreamState(StrEnum):

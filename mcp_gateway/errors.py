@@ -103,9 +103,14 @@ class BadArguments(AgentError):
 
 
 class OverLimit(AgentError):
-    """Too large, too many, too often."""
+    """Too large, too many, too often. `retry_after_s` is when there will be room again, where that is known."""
 
     code = "GW-OVER-LIMIT"
+
+    def __init__(self, message: str, retry_after_s: float | None = None, *, is_budget: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.is_budget = is_budget
 
 
 class NotNow(AgentError):

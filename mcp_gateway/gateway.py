@@ -24,6 +24,7 @@ from mcp_gateway.audit.log import AuditLog
 from mcp_gateway.catalog.catalog import Catalog
 from mcp_gateway.catalog.rewrite import upstream_params
 from mcp_gateway.domain import (
+    Answering,
     Assignment,
     Caller,
     Challenge,
@@ -37,6 +38,7 @@ from mcp_gateway.domain import (
     Reason,
     Reply,
     Request,
+    Sender,
     Target,
     Transport,
     Upstream,
@@ -56,10 +58,13 @@ from mcp_gateway.errors import (
     TimedOut,
     Unreachable,
 )
+from mcp_gateway.guards.budget import MOST, Budgets, Reservation, micros
 from mcp_gateway.guards.order import Guards
 from mcp_gateway.guards.transactions import Held, Transactions
+from mcp_gateway.policy.budgets import CURRENCY
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.decide import decide, sees_what_its_task_sees
+from mcp_gateway.storage.transactions import Spending
 from mcp_gateway.upstreams.refusals import Rejected
 
 Clock = Callable[[], datetime]
@@ -99,6 +104,10 @@ class Snapshot:
     """See `domain.Broker`; None: no credential is better than the one there is."""
     lists: dict[tuple[str | None, Kind], tuple[Target, ...]] = field(default_factory=dict)
     """What everybody on a task sees, for tasks without conditions: filled by whoever asks first, never edited."""
+    senders: Mapping[Kind, Sender] = field(default_factory=dict)
+    """By which way calls leave that go to no MCP server."""
+    answering: Mapping[str, Answering] = field(default_factory=dict)
+    """Who answers for the agent's side, by the upstream that asks; most are not among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +129,17 @@ class Gateway:
         clock: Clock,
         page_size: int = 1000,
         transactions: Transactions | None = None,
+        budgets: Budgets | None = None,
     ) -> None:
-        """`transactions`: where calls under terms are counted; without it none of them goes ahead."""
+        """`transactions` and `budgets`: where calls under terms, and under budgets, are counted; without them none of
+        those goes ahead."""
         self._snapshot = snapshot
         self._is_open = Event()
         self._is_open.set()
         self._audit = audit
         self._clock = clock
         self._page_size = page_size
+        self._budgets = budgets
         self._under_way: Counter[str] = Counter()
         self._transactions = transactions
 
@@ -173,20 +185,24 @@ class Gateway:
         began_at = perf_counter()
         now = self._snapshot
         target = _target_of(now.catalog, request)
-        decision, held = decide(now.policy, caller, request, target, self._clock()), None
+        decision, wanted = self._decided(now, caller, request, target)
+        held: Held | None = None
         if decision.terms is not None:  # limits, order, approvals, flows, a task's budget: most calls have none
             held = await self._reserve(caller, request, target, decision, reply)
             decision = held.decision
         if target is None or not decision.allowed:
             await self._audit.record(caller, request, target, decision, Outcome(OutcomeStatus.REFUSED))
-            raise (held and held.refusal) or NotAvailable(request.name, decision)
+            raise (held and held.refusal) or NotAvailable(wanted, decision)
         opening = self._audit.open(caller, request, target, decision)  # on disk before anything leaves
         entry = await (opening if held is None else held.refunded_unless(opening))
         outcome = Outcome(OutcomeStatus.FAILED)  # what the audit keeps should a bug of ours end the walk here
+        paid: Reservation | None = None
         self._under_way[caller.agent] += 1
         try:
             self._check_room(caller)
             now.guards.check_request(caller, target, request)
+            if now.policy.budgets:
+                paid = await self._pay(now, caller, target, request)
             outcome = await _sent(now, caller, target, request, reply, held)
             outcome = now.guards.check_outcome(caller, target, outcome)
         except (GatewayError, CancelledError) as e:
@@ -194,8 +210,8 @@ class Gateway:
             raise
         finally:
             self._under_way[caller.agent] -= 1
-            if held is not None:
-                await _shielded(held.settle(outcome))
+            if held is not None or paid is not None:
+                await _shielded(_settled(held, paid, outcome))
             gateway_ms = (perf_counter() - began_at) * 1000 - outcome.upstream_ms
             closed = self._audit.close(entry, outcome, gateway_ms=gateway_ms)  # on disk before the agent hears of it
             await (_shielded(closed) if outcome.status is OutcomeStatus.CANCELLED else closed)
@@ -272,10 +288,29 @@ class Gateway:
         if self._transactions is None:
             raise StoreUnavailable("there is nowhere to keep what calls have used up")
         try:
-            return await self._transactions.reserve(caller, request, target, decision, reply)
+            return await self._transactions.reserve(
+                caller, request, target, decision, reply, _spending(request, decision)
+            )
         except (StoreUnavailable, CancelledError) as e:
             await _shielded(self._audit.record(caller, request, target, decision, _outcome_of(e)))
             raise
+
+    def _decided(self, now: Snapshot, caller: Caller, request: Request, target: Target | None) -> tuple[Decision, str]:
+        """What the policy says, also of whatever else the request makes use of; and by which name the agent knows
+        what was decided about."""
+        at = self._clock()
+        decision = decide(now.policy, caller, request, target, at)
+        for needed in request.needs if decision.allowed else ():
+            about_it = decide(now.policy, caller, request, needed, at)
+            if not about_it.allowed:
+                return about_it, needed.name
+        return decision, request.name
+
+    async def _pay(self, now: Snapshot, caller: Caller, target: Target, request: Request) -> Reservation | None:
+        """Set aside what the call may take from the budgets that count it. Raises `OverLimit`."""
+        if self._budgets is None:
+            raise StoreUnavailable("there is nowhere to keep what calls take")
+        return await self._budgets.reserve(now.policy.allowances(caller, target), target, request.expects)
 
     def _check_room(self, caller: Caller) -> None:
         if self._under_way[caller.agent] > MAX_CALLS_PER_AGENT:
@@ -298,6 +333,28 @@ def _target_of(catalog: Catalog, request: Request) -> Target | None:
     return catalog.find(request.kind, request.name)
 
 
+def _channel(now: Snapshot, caller: Caller, request: Request, target: Target, reply: Reply) -> Reply:
+    """The channel back, with whoever answers for the agent's side in between."""
+    answering = now.answering.get(target.upstream)
+    return reply if answering is None else answering.reply(caller, request, reply)
+
+
+def _spending(request: Request, decision: Decision) -> Spending:
+    """What a call is thought to take out of its task's budget. What nobody can price is more than there is of money."""
+    expects, budget = request.expects, decision.terms and decision.terms.budget
+    if expects is None or not budget:
+        return Spending()
+    is_priced = expects.cost is not None and budget.currency in ("", CURRENCY)
+    return Spending(tokens=expects.input + expects.output, cost=micros(expects.cost or 0) if is_priced else MOST)
+
+
+async def _settled(held: Held | None, paid: Reservation | None, outcome: Outcome) -> None:
+    if paid is not None:
+        paid.settle(outcome)
+    if held is not None:
+        await held.settle(outcome)
+
+
 async def _shielded(closed: Awaitable[object]) -> None:
     with CancelScope(shield=True):
         await closed
@@ -316,7 +373,10 @@ async def _sent(
 
     A request refused for its credential has not run, so that sending it again does nothing twice.
     """
-    upstream = now.upstreams[target.upstream]
+    if target.kind in now.senders:  # models and routes: no MCP, and their credentials go in last
+        _mark(held, is_sent=True)
+        return await now.senders[target.kind].send(caller, target, request)
+    upstream, reply = now.upstreams[target.upstream], _channel(now, caller, request, target, reply)
     credential = await now.credential_for(caller, target.upstream)
     try:
         _mark(held, is_sent=True)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from operator import is_
 from typing import Any, Final
@@ -37,7 +38,7 @@ from mcp_gateway.credentials.owners import Owner
 from mcp_gateway.credentials.party import LOOPBACK
 from mcp_gateway.credentials.sign_in import SignIn
 from mcp_gateway.credentials.vault import Vault, opened_vault
-from mcp_gateway.domain import Caller, Kind, Listing, StartedTask, Strength, Target, UpstreamState
+from mcp_gateway.domain import Caller, Kind, Listing, Reason, Request, StartedTask, Strength, Target, UpstreamState
 from mcp_gateway.errors import Complaint, ConfigInvalid, NotAuthenticated, StoreUnavailable, Unreachable
 from mcp_gateway.frontdoor.admin import AdminDoor
 from mcp_gateway.frontdoor.answers import SERVER_INFO, Answers
@@ -52,6 +53,7 @@ from mcp_gateway.frontdoor.http import HttpDoor
 from mcp_gateway.frontdoor.legacy import LegacyDoor
 from mcp_gateway.frontdoor.listen import Bulletin
 from mcp_gateway.frontdoor.login_pages import FORM_S, LoginPages
+from mcp_gateway.frontdoor.models import ModelsDoor
 from mcp_gateway.frontdoor.modern import ModernDoor
 from mcp_gateway.frontdoor.parking import ParkingLot
 from mcp_gateway.frontdoor.rounds import Rounds
@@ -61,6 +63,7 @@ from mcp_gateway.frontdoor.task_news import TaskNews
 from mcp_gateway.frontdoor.updates import Updates
 from mcp_gateway.frontdoor.wire_tasks import WIRE_TASK_TTL_S, WireTasks
 from mcp_gateway.gateway import Gateway, Snapshot
+from mcp_gateway.guards.budget import Budgets
 from mcp_gateway.guards.limits import Limits
 from mcp_gateway.guards.order import Guards
 from mcp_gateway.guards.schema import Schemas
@@ -72,14 +75,23 @@ from mcp_gateway.identity.started import StartedTasks, TaskTokenCheck
 from mcp_gateway.identity.task import task_for
 from mcp_gateway.identity.trust import resource_of, tokens_of
 from mcp_gateway.identity.verify import ApiKeyCheck, TokenCheck, Verifier
+from mcp_gateway.models import prices
+from mcp_gateway.models.call import Surroundings
+from mcp_gateway.models.health import Health
+from mcp_gateway.models.sampling import Answerer, Sampling
+from mcp_gateway.models.sender import ModelSender, targets_of
 from mcp_gateway.netguard import Allowed, Fetcher
 from mcp_gateway.policy.compile import Policy, compile_policy
+from mcp_gateway.policy.decide import decide
 from mcp_gateway.policy.document import load as load_policy
+from mcp_gateway.storage.budgets import BudgetStore
 from mcp_gateway.storage.logins import LoginStore
 from mcp_gateway.storage.private import random_key
 from mcp_gateway.storage.used import UsedOnce
 from mcp_gateway.upstreams.bridge import LEGACY_CAPABILITIES, put_question
+from mcp_gateway.upstreams.connection import SILENT
 from mcp_gateway.upstreams.connection import Limits as UpstreamLimits
+from mcp_gateway.upstreams.plain import PlainClient
 from mcp_gateway.upstreams.pool import Pool
 
 REFRESH_AFTER_S: Final = 0.02
@@ -171,8 +183,17 @@ class Running:
             on_task=lambda upstream, params: self.task_news.note(upstream, params),
         )
         settings = configuration.settings
+        self.plain_client = PlainClient()
+        self._model_calls = Surroundings(
+            client=self.plain_client,
+            health=Health(),
+            now_s=time.time,
+            max_answer_bytes=settings.max_result_bytes,
+            longest_s=settings.call_timeout_s,
+        )
+        self.budgets = Budgets(settings.state, utc_now)
         self.transactions = Transactions(settings.state, utc_now, settings.approval_wait_s, self._note_asking)
-        self.gateway = Gateway(self._snapshot(), audit, utc_now, transactions=self.transactions)
+        self.gateway = Gateway(self._snapshot(), audit, utc_now, transactions=self.transactions, budgets=self.budgets)
         self.updates = Updates(self.gateway, new_request_id)
         master_key = random_key(configuration.settings.state / SEAL_KEY_FILE)
         wire_tasks = WireTasks(Seals(master_key, "wire task", WIRE_TASK_TTL_S), time.time)
@@ -263,6 +284,7 @@ class Running:
             max_header_bytes=settings.max_header_bytes,
             max_body_bytes=settings.max_body_bytes,
         )
+        models = ModelsDoor(self.gateway, doorstep, lambda: self.configuration.models, self.closers, new_request_id)
         pages = None
         if trust.login is not None:
             self.pages.accounts = Accounts(trust.login.issuer, password_check(trust.login))
@@ -280,6 +302,7 @@ class Running:
             challenges,
             pages,
             self.pages,
+            models,
         )
         return door, legacy
 
@@ -360,7 +383,27 @@ class Running:
             after_refusal=self.broker.after_refusal,
             instructions={name: listing.instructions for name, listing in listings.items() if listing.instructions},
             extensions=frozenset[str]().union(*(listing.extensions for listing in listings.values())),
+            senders={Kind.MODEL: self._model_sender()},
+            answering={server.name: self._sampling(server) for server in servers if server.sampling != "relay"},
         )
+
+    def _sampling(self, server: ServerConfig) -> Sampling:
+        answerer = Answerer(
+            walk=lambda caller, request: self.gateway.ask(caller, request, SILENT),
+            visible=lambda caller: self.gateway.visible(caller, Kind.MODEL),
+            models=lambda: self.configuration.models,
+            new_request_id=new_request_id,
+        )
+        return Sampling(server, answerer if server.sampling == "answer" else None)
+
+    def _model_sender(self) -> ModelSender:
+        policy = self.policy
+
+        def permits(caller: Caller, request: Request, target: Target) -> bool:
+            reason = decide(policy, caller, request, target, utc_now()).reason
+            return reason not in (Reason.DENY, Reason.DENY_UNEVALUABLE)
+
+        return ModelSender(self.configuration.models, self._model_calls, permits, random.random)
 
     def _catalog(self, offered: tuple[Listing, ...], servers: Sequence[ServerConfig]) -> Catalog:
         """The catalog of these listings; the one there is, where nobody offers anything else than before.
@@ -375,6 +418,7 @@ class Running:
             known = catalog.problems
         rules = {server.name: naming_rule(server) for server in servers}
         catalog = build((for_everybody(listing, servers) for listing in offered), rules)
+        catalog = catalog.plus(Kind.MODEL, targets_of(self.configuration.models))
         self._remember(catalog, known)
         self._built = offered, servers, catalog
         return catalog
@@ -413,9 +457,12 @@ async def running(load: Load) -> AsyncIterator[Running]:
             parts.gateway.hold()
             tasks.start_soon(_open_when_settled, parts)
             tasks.start_soon(parts.broker.keep_watch)
+            tasks.start_soon(anyio.to_thread.run_sync, prices.load, configuration.models.providers)
             try:
                 yield parts
             finally:
+                await parts.plain_client.close()
+                parts.budgets.close()
                 parts.transactions.close()
                 parts.used.close()
             tasks.cancel_scope.cancel()
@@ -645,3 +692,14 @@ def naming_rule(server: ServerConfig) -> NamingRule:
         tags=server.tags,
         tool_tags=server.tool_tags,
     )
+
+
+def spent_budgets(
+    configuration: Configuration, since: datetime | None
+) -> list[tuple[str, str, int, int, int, int, int]]:
+    """What has been taken out of budgets in windows that began since then, as `storage.budgets.Spent` has it."""
+    store = BudgetStore(configuration.settings.state)
+    try:
+        return [astuple(spent) for spent in store.spent(0 if since is None else int(since.timestamp()))]
+    finally:
+        store.close()

@@ -68,6 +68,13 @@ def test_every_key_of_a_server_is_documented(tmp_path: Path) -> None:
     assert documented("configuration.md", "[servers.NAME]").keys() == by_command | by_url
 
 
+def test_every_key_of_a_model_is_documented(tmp_path: Path) -> None:
+    provider = keys_of_servers_toml(tmp_path, '[models.a]\nurl = "https://a.example"')
+    alias = keys_of_servers_toml(tmp_path, '[models.b]\nurl = "https://b.example"\n[models.a]\ntargets = ["b/m"]')
+    assert documented("configuration.md", "[models.NAME] with a url").keys() == provider
+    assert documented("configuration.md", "[models.NAME] with targets").keys() == alias
+
+
 def test_the_documented_defaults_of_the_gateway_are_the_real_ones(tmp_path: Path) -> None:
     path = tmp_path / "servers.toml"
     path.write_text("")
@@ -85,7 +92,17 @@ def test_the_documented_defaults_of_a_server_are_the_real_ones(tmp_path: Path) -
         assert value_of(rows[key], key, tmp_path) == plain(getattr(server, key)), key
 
 
-@pytest.mark.parametrize("heading", ["[agents.NAME]", "[tasks.NAME]", "[[tasks.NAME.grant]]", "[[tasks.NAME.deny]]"])
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "[agents.NAME]",
+        "[tasks.NAME]",
+        "[tasks.NAME.models]",
+        "[budgets.NAME]",
+        "[[tasks.NAME.grant]]",
+        "[[tasks.NAME.deny]]",
+    ],
+)
 def test_every_key_of_a_policy_is_documented(heading: str) -> None:
     assert documented("policy.md", heading).keys() == keys_of_a_policy(heading)
 
@@ -130,3 +147,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, (tuple, frozenset)):
         return list(value)
     return dict(value) if hasattr(value, "keys") else value
+
+
+def test_what_capabilities_say_is_seen_in_a_test_is_in_one_that_exists() -> None:
+    named = set(re.findall(r"`((?:\w+/)?test_\w+\.py)`", reference("capabilities.md")))
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / "tests" / name).is_file()] == []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +26,20 @@ if TYPE_CHECKING:
 
 INDEX_PAGE: Final = 2000
 """Rows indexed in one transaction: a search may have much to catch up with, and the gateway waits for the lock."""
+
+USAGE_BY: Final[Mapping[str, str]] = {
+    "agent": "coalesce(d.agent, '')",
+    "person": "coalesce(d.person, '')",
+    "task": "coalesce(d.task, '')",
+    "model": "d.name",
+    "tool": "d.upstream || '/' || d.name",
+    "target": "d.kind || ' ' || coalesce(d.upstream || '/', '') || d.name",
+    "day": "substr(d.at, 1, 10)",
+}
+"""What usage can be told by, and the column that says it."""
+
+_KINDS_OF: Final = {"model": "('model', 'sample')", "tool": "('call')"}
+"""Those that only some kinds of calls have."""
 
 _FTS_COLUMNS: Final = "agent, task, upstream, name, reason, args, error, result_preview"
 
@@ -128,6 +142,25 @@ class AuditReader(AbstractContextManager["AuditReader"]):
             (kind, kind, limit),
         )
         return list(found)[::-1]
+
+    def usage(self, by: Sequence[str], since: datetime | None = None) -> list[Json]:
+        """How many calls there were, and what they took, for each combination of `by` (keys of `USAGE_BY`).
+
+        `unpriced` are calls that took tokens whose price nobody knows: their cost is in no sum.
+        """
+        columns = ", ".join(f'{USAGE_BY[word]} AS "{word}"' for word in by)
+        where = [f"d.kind IN {kinds}" for word, kinds in _KINDS_OF.items() if word in by] or ["d.kind <> 'list'"]
+        sql = f"""
+            SELECT {columns}{", " if by else ""}count(*) AS calls, sum(d.decision = 'denied') AS denied,
+                   sum(f.tokens_in) AS tokens_in, sum(f.tokens_out) AS tokens_out, sum(f.cost) AS cost,
+                   sum(f.tokens_in IS NOT NULL AND f.cost IS NULL) AS unpriced
+            FROM entries d LEFT JOIN entries f ON f.decided_seq = d.seq
+            WHERE d.phase = 'decided' AND {" AND ".join(where)} AND d.at >= ?
+            GROUP BY {", ".join(str(n) for n in range(1, len(by) + 1)) or "1 = 1"}
+            ORDER BY cost DESC, calls DESC
+        """  # noqa: S608 - columns of ours
+        rows = self._db.query(sql, ("" if since is None else _text(since),))
+        return [row for row in rows if row["calls"]]
 
     def view(self, name: str, limit: int = 1000) -> list[Json]:
         """The rows of one of the database's views. Raises `LookupError` for any other name."""

@@ -171,6 +171,7 @@ def decided_row(entry: Entry, contents: Contents) -> Row:
     )
     own = _present(
         request_id=request.request_id,
+        parent=request.parent,
         session=request.session,
         trace_id=_trace_id(request.params),
         started=caller.started_id,
@@ -226,6 +227,10 @@ def finished_row(entry: Entry, outcome: Outcome, gateway_ms: float, at: float, c
         "gateway_ms": _finite(gateway_ms),
         "upstream_ms": _finite(outcome.upstream_ms),
     }
+    if outcome.usage is not None:
+        row |= {"tokens_in": outcome.usage.input, "tokens_out": outcome.usage.output}
+        if outcome.usage.cost is not None:
+            row["cost"] = _finite(outcome.usage.cost)
     if outcome.error is not None:
         row["error"] = _clean(f"{outcome.error.code}: {outcome.error.message}", ERROR_LENGTH)
     if outcome.result is not None:

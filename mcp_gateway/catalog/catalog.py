@@ -19,7 +19,7 @@ import hashlib
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -94,7 +94,7 @@ class Catalog:
         Templates (what completions refer to): by URI template, else as a resource.
         """
         found = self._by_name.get(kind, {}).get(name) or self._aliases.get(kind, {}).get(name)
-        if found is not None or kind in _NAMED:
+        if found is not None or kind not in (Kind.RESOURCE, Kind.TEMPLATE):
             return found
         if kind is Kind.TEMPLATE and (listed := self._by_name.get(Kind.RESOURCE, {}).get(name)) is not None:
             return listed
@@ -106,6 +106,16 @@ class Catalog:
         place = bisect_left(targets, (upstream, name), key=_order)
         found = targets[place] if place < len(targets) else None
         return found if found is not None and _order(found) == (upstream, name) else None
+
+    def plus(self, kind: Kind, targets: Iterable[Target]) -> Catalog:
+        """The same catalog with all targets of one kind that no MCP server lists: models, routes."""
+        ordered = tuple(sorted(targets, key=_order))
+        by_name = {target.public_name: target for target in ordered}
+        return replace(
+            self,
+            _targets=MappingProxyType({**self._targets, kind: ordered}),
+            _by_name=MappingProxyType({**self._by_name, kind: by_name}),
+        )
 
     def _from_template(self, uri: str) -> Target | None:
         if uri in self._refused or not is_unambiguous(uri):

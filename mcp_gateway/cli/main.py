@@ -28,6 +28,7 @@ from mcp_gateway.cli import (
     stdio,
     task,
     tools,
+    usage,
     why,
 )
 from mcp_gateway.cli.output import Commands
@@ -53,6 +54,7 @@ app.command("call")(call.call)
 app.command("check")(check.check)
 app.command("why")(why.why)
 app.command("log")(log.log)
+app.command("usage")(usage.usage)
 app.add_typer(servers.app, name="servers")
 app.command("login")(login.login)
 app.command("logout")(login.logout)

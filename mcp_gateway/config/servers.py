@@ -14,10 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from mcp_gateway.config.identity import IdentityConfig, read_identity
 from mcp_gateway.config.local import read_local, warn_of_missing
+from mcp_gateway.config.models import Models, read_models
 from mcp_gateway.config.remote import read_remote
 from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.config.settings import DAY_S, Settings, read_settings
@@ -28,6 +29,7 @@ from mcp_gateway.domain import NOTHING
 from mcp_gateway.errors import Complaint, ConfigInvalid
 
 TransportName = Literal["auto", "http", "sse", "stdio"]
+SamplingMode = Literal["deny", "relay", "answer"]
 DEFAULT_TIMEOUT_S: Final = 60.0
 DEFAULT_CHILDREN: Final = 4
 MAX_CHILDREN: Final = 64
@@ -40,7 +42,6 @@ _COMMAND_ONLY: Final = ("env", "cwd", "children")
 _URL_ONLY: Final = ("headers", "auth")
 _UNRESOLVED: Final = (ConfigCode.ENV_UNSET, ConfigCode.SECRET_FILE, ConfigCode.KEYRING)
 _LATER_KEYS: Final = {"rest": "plain HTTP APIs", "openapi": "plain HTTP APIs"}
-_LATER_TABLES: Final = {"models": "model providers"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,14 @@ class ServerConfig:
     exclude: tuple[str, ...] = ()
     timeout_s: float = DEFAULT_TIMEOUT_S
     enabled: bool = True
+    sampling: SamplingMode = "relay"
+    """What becomes of its questions to a model: refused, passed on to the agent, or answered by `[models]`."""
+    sampling_model: str = ""
+    """With "answer": the model that is asked where the upstream's hints name none that the caller may use."""
+    sampling_max_tokens: int = 4096
+    """With "answer": of one answer."""
+    sampling_max_calls: int = 8
+    """With "answer": in the course of one call."""
     tags: frozenset[str] = frozenset()
     tool_tags: Mapping[str, frozenset[str]] = field(default_factory=lambda: NOTHING)
     """More tags, by the upstream's own tool name."""
@@ -93,6 +102,7 @@ class Configuration:
     """A hash of the text of servers.toml; secrets are no part of it."""
     warnings: tuple[Complaint, ...] = ()
     identity: IdentityConfig = field(default_factory=IdentityConfig)
+    models: Models = field(default_factory=Models)
 
 
 def load(path: Path, environ: Mapping[str, str], listen: tuple[str, int] | None = None) -> Configuration:
@@ -111,14 +121,14 @@ def load(path: Path, environ: Mapping[str, str], listen: tuple[str, int] | None 
     servers = tuple(_read_server(name, table, secrets) for name, table in tables)
     _check_names(servers, findings)
     _check_prefixes(servers, findings)
-    _warn_of_the_whole(servers, everyone_can_write, findings)
-    for key, what in _LATER_TABLES.items():
-        _refuse_later(top, key, what)
+    models = read_models(top.table("models"), secrets)
+    _check_sampling(servers, models, findings)
     top.finish()
+    _warn_of_the_whole(servers, everyone_can_write, findings, bool(models.offered))
     if findings.errors:
         raise ConfigInvalid(_in_order(findings.errors))
     version = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Configuration(path, settings, servers, version, _in_order(findings.warnings), identity)
+    return Configuration(path, settings, servers, version, _in_order(findings.warnings), identity, models)
 
 
 def _read(path: Path) -> tuple[str, bool]:
@@ -167,6 +177,10 @@ def _read_server(name: str, table: Table, secrets: Secrets) -> ServerConfig:
         exclude=table.texts("exclude"),
         timeout_s=table.number("timeout_s", DEFAULT_TIMEOUT_S, DAY_S),
         enabled=table.flag("enabled", True),
+        sampling=table.choice("sampling", get_args(SamplingMode), "relay"),
+        sampling_model=table.text("sampling_model") or "",
+        sampling_max_tokens=table.count("sampling_max_tokens", 4096, 1, 10_000_000),
+        sampling_max_calls=table.count("sampling_max_calls", 8, 1, 1000),
         tags=frozenset(table.texts("tags")),
         tool_tags=_tool_tags(table),
         at=table.findings.lines.at(table.path),
@@ -268,8 +282,19 @@ def _check_prefixes(servers: Sequence[ServerConfig], findings: Findings) -> None
             findings.refuse(path, message, "choose another prefix", ConfigCode.DUPLICATE_PREFIX)
 
 
-def _warn_of_the_whole(servers: Sequence[ServerConfig], everyone_can_write: bool, findings: Findings) -> None:
-    if not any(server.enabled for server in servers):
+def _check_sampling(servers: Sequence[ServerConfig], models: Models, findings: Findings) -> None:
+    for server in servers:
+        if server.sampling_model and server.sampling_model not in models.offered:
+            path = ("servers", server.name, "sampling_model")
+            known = ", ".join(sorted(models.offered)) or "none"
+            message = f"there is no model {server.sampling_model!r}"
+            findings.refuse(path, message, f"known: {known}", ConfigCode.BAD_VALUE)
+
+
+def _warn_of_the_whole(
+    servers: Sequence[ServerConfig], everyone_can_write: bool, findings: Findings, has_models: bool
+) -> None:
+    if not (has_models or any(server.enabled for server in servers)):
         fix = 'add [servers.NAME] with command = ["PROGRAM"] or url = "https://..."'
         findings.warn((), "no server is enabled: agents will see nothing", fix, ConfigCode.NO_SERVERS)
     if everyone_can_write:

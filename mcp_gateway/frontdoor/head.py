@@ -55,12 +55,13 @@ class Lines:
 class Head:
     """All header lines of one request."""
 
-    __slots__ = ("authorization", "count", "lengths", "lines", "size", "task_tokens")
+    __slots__ = ("api_keys", "authorization", "count", "lengths", "lines", "size", "task_tokens")
 
     def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.authorization: list[str] = []
         self.lengths: list[str] = []
         self.task_tokens: list[str] = []
+        self.api_keys: list[str] = []
         others = []
         own_size = 0
         for line in headers:
@@ -73,6 +74,9 @@ class Head:
                 own_size += len(name) + len(line[1])
             elif name == TASK_HEADER:
                 self.task_tokens.append(line[1].decode("latin-1"))
+                own_size += len(name) + len(line[1])
+            elif name == b"x-api-key":
+                self.api_keys.append(line[1].decode("latin-1"))
                 own_size += len(name) + len(line[1])
             else:
                 others.append(line)

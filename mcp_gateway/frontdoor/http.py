@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ from mcp_gateway.frontdoor.head import Head, head_of
 from mcp_gateway.frontdoor.http_connection import EXCHANGE
 from mcp_gateway.frontdoor.legacy import SESSION_HEADER, LegacyDoor
 from mcp_gateway.frontdoor.login_pages import LoginPages
+from mcp_gateway.frontdoor.models import ROUTE as MODEL_ROUTE
+from mcp_gateway.frontdoor.models import ModelsDoor
 from mcp_gateway.frontdoor.modern import ModernDoor
 from mcp_gateway.frontdoor.plain import Way, call_in, way_of
 from mcp_gateway.frontdoor.protocol import Answer, Ask, Notice, has_modern_envelope, read_message, readable_id
@@ -64,6 +67,7 @@ class HttpDoor:
         challenges: Challenges = NO_CHALLENGES,
         pages: LoginPages | None = None,
         consent: ConnectPages | None = None,
+        models: ModelsDoor | None = None,
     ) -> None:
         self._consent = consent
         self._gateway = gateway
@@ -75,6 +79,7 @@ class HttpDoor:
         self._clock = clock
         self._challenges = challenges
         self._pages = pages
+        self._models = models
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection; anything but HTTP is refused."""
@@ -135,6 +140,8 @@ class HttpDoor:
     async def _beside_mcp(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._consent is not None and scope["path"].startswith("/connect/"):
             await self._consent.serve(scope, receive, send, self._doorstep)
+        elif self._models is not None and self._models.is_open and (way := MODEL_ROUTE.fullmatch(scope["raw_path"])):
+            await self._models.serve(scope, receive, send, way.groupdict(), self._caller_on)
         else:
             await self._refuse(send, Refusal(404, "not found"))
 
@@ -158,13 +165,24 @@ class HttpDoor:
         else:
             await self._beside_the_calls(scope, receive, send, caller)
 
-    async def _caller(self, scope: Scope, task: str | None) -> Caller:
-        """Who asks, after asking whoever has to be asked."""
+    async def _caller_on(self, scope: Scope, authorization: Sequence[str], task: str | None) -> Caller:
+        """The caller, on a task that is its own. Raises `NotAuthenticated` for any other."""
+        caller = await self._caller(scope, task, authorization)
+        if task is not None and not self._has_task(caller.agent, task):
+            raise NotAuthenticated("there is no such task for this key")
+        return caller
+
+    async def _caller(self, scope: Scope, task: str | None, authorization: Sequence[str] | None = None) -> Caller:
+        """Who asks, after asking whoever has to be asked.
+
+        `authorization`: what stands for that header's values, where a credential came another way.
+        """
         head, now, verifier = head_of(scope), self._clock(), self._verifier
+        given = head.authorization if authorization is None else authorization
         if verifier.answers_at_once:
-            who = verifier.identify(head.authorization, now)
+            who = verifier.identify(given, now)
         else:
-            who = await verifier.admit(_shown(scope, task), now)
+            who = await verifier.admit(replace(_shown(scope, task), authorization=given), now)
         return self._as(who, head, task, now)
 
     def _as(self, who: Identity, head: Head, task: str | None, now: datetime) -> Caller:
@@ -246,7 +264,7 @@ def _shown(scope: Scope, task: str | None) -> Shown:
 
 def _exchangeable(who: Identity, head: Head) -> str:
     """The token that a broker may exchange for one of an upstream's: a person's own, and bound to nobody's key."""
-    if who.strength is not Strength.TOKEN or not who.person:
+    if who.strength is not Strength.TOKEN or not who.person or not head.authorization:
         return ""
     return head.authorization[0].partition(" ")[2].strip()
 

@@ -521,7 +521,7 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": not self.is_whole}
 
     def _begin(self, status: int, headers: Any) -> None:
-        lines = [_STATUS_LINES[status]]
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d Unassigned\r\n" % status]  # 529, as Anthropic has it
         has_length = False
         for name, value in (*self._connection.state.default_headers, *headers):
             lines.append(name + b": " + value + b"\r\n")

@@ -21,6 +21,7 @@ from mcp_gateway import jsonrpc
 from mcp_gateway.domain import Caller, Decision, Effect, Outcome, OutcomeStatus, Reason, Reply, Request, Target, Terms
 from mcp_gateway.errors import AgentError, NotNow, OverLimit, StoreUnavailable
 from mcp_gateway.guards.agent_side import answer_of
+from mcp_gateway.guards.budget import micros
 from mcp_gateway.storage.approvals import Binding
 from mcp_gateway.storage.transactions import Found, Spending, TransactionStore, Wanted
 
@@ -216,9 +217,14 @@ class Held:
         )
 
     def _spent(self, outcome: Outcome, terms: Terms) -> Spending:
+        """What it took, as far as it said; what it did not say it took as it was thought to."""
+        spending, usage = self.spending, outcome.usage
+        if usage is not None:
+            cost = spending.cost if usage.cost is None else micros(usage.cost)
+            spending = replace(spending, tokens=usage.input + usage.output, cost=cost)
         if terms.budget is None or terms.budget.bytes is None or outcome.result is None:
-            return self.spending
-        return replace(self.spending, bytes=self.spending.bytes + len(jsonrpc.dump(outcome.result)))
+            return spending
+        return replace(spending, bytes=spending.bytes + len(jsonrpc.dump(outcome.result)))
 
 
 def _binding(caller: Caller, request: Request, target: Target, terms: Terms) -> Binding:

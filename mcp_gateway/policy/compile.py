@@ -13,7 +13,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from mcp_gateway import jsonrpc
-from mcp_gateway.domain import Assignment, Decision, Effect, Kind, Reason
+from mcp_gateway.domain import Allowance, Assignment, Caller, Decision, Effect, Kind, Reason, Target
+from mcp_gateway.policy.budgets import BudgetRule
 from mcp_gateway.policy.conditions import TRUE, Scope
 from mcp_gateway.policy.demands import FirstCall, FlowRule
 from mcp_gateway.policy.document import Agent, Grant, PolicyDocument, Task
@@ -89,6 +90,8 @@ class Policy:
             for task in document.tasks.values()
             if not any(line.condition or line.scopes or line.demands for line in (*task.grants, *task.denies))
         )
+        self.budgets = document.budgets
+        self._budgets_of: dict[tuple[Kind, str, str], tuple[BudgetRule, ...]] = {}
         self._refusals = {reason: Decision(Effect.DENIED, reason, policy_version=self.version) for reason in Reason}
         self._remembered: dict[tuple[str, Kind, str, str], Candidates] = {}
 
@@ -108,6 +111,19 @@ class Policy:
     def flows(self, task: str) -> tuple[FlowRule, ...]:
         """What reading rules out on `task`, which must be one of `tasks`."""
         return self._flows[task]
+
+    def allowances(self, caller: Caller, target: Target) -> list[Allowance]:
+        """What a call is paid from."""
+        return [rule.allowance(caller, target) for rule in self._rules_for(target)]
+
+    def _rules_for(self, target: Target) -> tuple[BudgetRule, ...]:
+        key = (target.kind, target.upstream, target.name)
+        found = self._budgets_of.get(key)
+        if found is None:
+            found = tuple(rule for rule in self.budgets if rule.counts(target))
+            if len(self._budgets_of) < MAX_REMEMBERED and len(target.name) <= MAX_REMEMBERED_NAME:
+                self._budgets_of[key] = found
+        return found
 
     def candidates(self, task: str, kind: Kind, upstream: str, name: str) -> Candidates:
         """The lines of `task` that speak of `upstream/name`; `task` must be one of `tasks`."""

@@ -90,7 +90,7 @@ def read_demands(table: Table) -> Demands | None:
 def read_budget(table: Table) -> Budget:
     """`[tasks.NAME] limit`."""
     table.check_keys(BUDGET_KEYS, frozenset())
-    cost, currency = _cost(table)
+    cost, currency = read_cost(table)
     counts = {key: table.count(key) for key in ("calls", "concurrent", "bytes", "tokens")}
     return Budget(**counts, cost=cost, currency=currency)
 
@@ -209,7 +209,8 @@ def _approval(table: Table) -> str:
     return text or ""
 
 
-def _cost(table: Table) -> tuple[int | None, str]:
+def read_cost(table: Table) -> tuple[int | None, str]:
+    """`cost`: millionths, and the currency."""
     text = table.text("cost")
     match = _COST.fullmatch(text or "")
     if text is not None and (match is None or not float(match[1])):

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mcp_gateway.config.toml_lines import KeyPath, Lines, did_you_mean, parse
-from mcp_gateway.domain import Budget
+from mcp_gateway.domain import MODELS, PROVIDER_TOOLS, Budget
 from mcp_gateway.errors import Complaint, ConfigInvalid, PolicyInvalid
+from mcp_gateway.policy.budgets import BudgetRule, read_budget_rule
 from mcp_gateway.policy.conditions import Condition, compile_condition
 from mcp_gateway.policy.demands import (
     LONGEST_TASK_S,
@@ -35,7 +36,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
 
 # Keys that are enforced, by the type they have; and those that are designed and not enforced yet.
-_TOP: Final[Mapping[str, type]] = {"agents": dict, "tasks": dict, "flow": list}
+_TOP: Final[Mapping[str, type]] = {"agents": dict, "tasks": dict, "flow": list, "budgets": dict}
 _AGENT: Final[Mapping[str, type]] = {"match": str, "tasks": list, "default_task": str}
 _TASK: Final[Mapping[str, type]] = {
     "purpose": str,
@@ -46,7 +47,9 @@ _TASK: Final[Mapping[str, type]] = {
     "limit": dict,
     "context": list,
     "flow": list,
+    "models": dict,
 }
+_MODELS: Final[Mapping[str, type]] = {"allow": list, "provider_tools": list}
 _GRANT: Final[Mapping[str, type]] = {
     "tools": list,
     "when": str,
@@ -58,7 +61,7 @@ _GRANT: Final[Mapping[str, type]] = {
 _DENY: Final[Mapping[str, type]] = {"tools": list, "when": str, "reason": str}
 _TOP_LATER: Final = frozenset({"mode"})
 _AGENT_LATER: Final[frozenset[str]] = frozenset()
-_TASK_LATER: Final = frozenset({"models", "routes", "mode"})
+_TASK_LATER: Final = frozenset({"routes", "mode"})
 _GRANT_LATER: Final = frozenset({"mode"})
 _DENY_LATER: Final = frozenset({"mode"})
 
@@ -123,6 +126,7 @@ class PolicyDocument:
     flows: tuple[FlowRule, ...] = ()
     """Those of every task."""
     warnings: tuple[Complaint, ...] = ()
+    budgets: tuple[BudgetRule, ...] = ()
 
 
 def load(directory: Path) -> PolicyDocument:
@@ -186,7 +190,9 @@ def _read(sources: Mapping[str, str], complaints: list[Complaint], warnings: tup
     reader.check_names()
     if complaints:
         raise PolicyInvalid(sorted(complaints, key=lambda complaint: (complaint.file, complaint.line)))
-    return PolicyDocument(reader.agents, reader.tasks, dict(sources), tuple(reader.flows), warnings)
+    return PolicyDocument(
+        reader.agents, reader.tasks, dict(sources), tuple(reader.flows), warnings, tuple(reader.budgets.values())
+    )
 
 
 class _Reader:
@@ -196,6 +202,7 @@ class _Reader:
         self.agents: dict[str, Agent] = {}
         self.tasks: dict[str, Task] = {}
         self.flows: list[FlowRule] = []
+        self.budgets: dict[str, BudgetRule] = {}
         self._complaints = complaints
         self._agent_lines: dict[str, Lines] = {}
 
@@ -210,6 +217,9 @@ class _Reader:
             if self._is_new("task", name, self.tasks, task):
                 self.tasks[name] = _read_task(name, task)
         self.flows.extend(read_flow(each) for each in table.array("flow"))
+        for name, budget in table.tables("budgets"):
+            if self._is_new("budget", name, self.budgets, budget):
+                self.budgets[name] = read_budget_rule(name, budget)
 
     def check_names(self) -> None:
         """What agents say of tasks, once all files are read."""
@@ -227,10 +237,10 @@ class _Reader:
                     lines.complaint(path, message, did_you_mean(agent.default_task, agent.tasks), CODE)
                 )
 
-    def _is_new(self, what: str, name: str, known: Mapping[str, Agent | Task], table: Table) -> bool:
+    def _is_new(self, what: str, name: str, known: Mapping[str, Agent | Task | BudgetRule], table: Table) -> bool:
         if not _NAME.fullmatch(name):
             fix = "letters, digits, '.', '_' and '-', at most 64"
-            table.complain((), f"{name!r} cannot be the name of an agent or a task", fix)
+            table.complain((), f"{name!r} cannot be the name of an agent, a task or a budget", fix)
             return False
         if name in known:
             table.complain((), f"{what} {name!r} is already defined at {known[name].at}", "join the two")
@@ -269,7 +279,7 @@ def _read_task(name: str, table: Table) -> Task:
     return Task(
         name,
         table.text("purpose") or "",
-        (*short, *grants),
+        (*short, *_read_models(table.table("models")), *grants),
         tuple(denies),
         table.place(),
         ttl_s=table.seconds("ttl", LONGEST_TASK_S),
@@ -277,6 +287,19 @@ def _read_task(name: str, table: Table) -> Task:
         context=context,
         flows=tuple(read_flow(each) for each in table.array("flow")),
     )
+
+
+def _read_models(table: Table | None) -> list[Grant]:
+    """`[tasks.NAME.models]`: short for grants of `model:models/...` and of what providers do by themselves."""
+    if table is None:
+        return []
+    table.check_keys(_MODELS, frozenset())
+    return [
+        Grant(table.place((key, index)), patterns)
+        for key, upstream in (("allow", MODELS), ("provider_tools", PROVIDER_TOOLS))
+        for index, text in table.texts(key)
+        if (patterns := _patterns(table, key, [(index, f"model:{upstream}/{text}")], any_upstream=False))
+    ]
 
 
 def _check_context(tables: Sequence[Table], grants: Sequence[Grant], context: frozenset[str]) -> None:

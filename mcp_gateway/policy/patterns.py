@@ -1,8 +1,9 @@
 """Which targets a line of policy speaks of: `upstream/name` patterns, matched byte for byte.
 
 `*` stands for anything within a segment, `**` for anything at all; every other character stands for itself. A pattern
-is for tools unless it begins with `prompt:` or `resource:`; one for resources speaks of resource templates too. An
-upstream is always named: a grant can never be inherited by an upstream that is added later. Denies may be wider.
+is for tools unless it begins with `prompt:`, `resource:` or `model:`; one for resources speaks of resource templates
+too. An upstream is always named: a grant can never be inherited by an upstream that is added later. Denies may be
+wider.
 
 Matching takes time linear in the name (a bit-parallel automaton): no name an agent sends can make it slow.
 """
@@ -20,7 +21,7 @@ from mcp_gateway.domain import Kind
 MAX_PATTERN: Final = 512
 """Longest pattern accepted, in characters; the automaton's state is that many bits."""
 
-_PREFIX: Final = re.compile(r"^(tool|prompt|resource):")
+_PREFIX: Final = re.compile(r"^(tool|prompt|resource|model):")
 _PIECE: Final = re.compile(r"\*\*+|\*|[^*]")
 _TEMPLATE_PIECE: Final = re.compile(r"\{[^{}]*\}|.", re.DOTALL)
 _SCHEME: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:(?://)?")
@@ -116,7 +117,7 @@ class Pattern:
 
     text: str
     kind: Kind
-    """TOOL, PROMPT or RESOURCE."""
+    """TOOL, PROMPT, RESOURCE or MODEL."""
     upstream: str
     """The upstream's name; `*` (any) only in denies."""
     name: Glob = field(repr=False, compare=False)

@@ -142,7 +142,7 @@ class ManagedUpstream:
         self._backoff = Backoff(FIRST_WAIT_S, MOST_WAIT_S)
         self._elicited = Elicited(named(config.name, around.on_question or nobody))
         on_question = None if around.on_question is None else self._elicited.ask
-        self.listener = Listener(self._note_list_changed, on_question, around.question_capabilities)
+        self.listener = Listener(self._note_list_changed, on_question, _asked_by(config, around))
         self.listener.on_task = lambda params: around.on_task(config.name, params)
         self.listener.on_elicited = self._elicited.note_complete
         # The one this replaces was asked for the same.
@@ -523,3 +523,9 @@ def _secrets_of(config: ServerConfig) -> list[str]:
     """Values that were resolved from elsewhere and must not show."""
     hidden = [word for word in config.command or () if word not in config.shown]
     return [*config.env.values(), *config.headers.values(), *hidden]
+
+
+def _asked_by(config: ServerConfig, around: Surroundings) -> Mapping[str, Any]:
+    """What a legacy server is told that it may ask."""
+    asked = around.question_capabilities
+    return {name: asked[name] for name in asked if name != "sampling" or config.sampling != "deny"}

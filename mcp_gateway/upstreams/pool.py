@@ -125,7 +125,19 @@ class Pool:
 def _way_of(config: ServerConfig) -> ServerConfig:
     """The part of a configuration that a live connection depends on; the rest is the catalog's."""
     return replace(
-        config, prefix=None, include=(), exclude=(), timeout_s=0, tags=frozenset(), tool_tags=NOTHING, at="", shown=""
+        config,
+        prefix=None,
+        include=(),
+        exclude=(),
+        timeout_s=0,
+        sampling="deny" if config.sampling == "deny" else "relay",
+        sampling_model="",
+        sampling_max_tokens=0,
+        sampling_max_calls=0,
+        tags=frozenset(),
+        tool_tags=NOTHING,
+        at="",
+        shown="",
     )
 
 

@@ -155,7 +155,6 @@ timeout_s = "5"
         ("[servers.a]\nurl = 5", ConfigCode.WRONG_TYPE, "'url' must be a string"),
         ('[servers.a]\nurl = "https://x/"\nauth = { bearer = 5 }', ConfigCode.WRONG_TYPE, "'bearer' must be a string"),
         ('[servers.a]\nrest = "https://x/"', ConfigCode.UNSUPPORTED, "not supported yet"),
-        ('[models.x]\nurl = "https://x/"', ConfigCode.UNSUPPORTED, "not supported yet"),
         ("servers = 1", ConfigCode.WRONG_TYPE, "a table, not an integer"),
         ("[servers]\na = 1979-05-27", ConfigCode.WRONG_TYPE, "a date"),
         ("gateway = []", ConfigCode.WRONG_TYPE, "a list"),

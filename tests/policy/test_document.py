@@ -83,7 +83,6 @@ def test_a_mistake_is_named_where_it_stands(text: str, expected: str) -> None:
     [
         "mode = 'shadow'\n",
         "[tasks.t]\nmode = 'shadow'\n",
-        "[tasks.t.models]\nallow = ['m-*']\n",
         "[tasks.t.routes]\nallow = ['orders: GET /v1/**']\n",
         "[[tasks.t.grant]]\ntools = ['a/b']\nmode = 'shadow'\n",
         "[[tasks.t.deny]]\ntools = ['a/b']\nmode = 'shadow'\n",

@@ -1,0 +1,91 @@
+"""By which way model calls leave: the targets a name leads to, less those that policy or their health rule out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from mcp_gateway.config.models import Models
+from mcp_gateway.domain import MODELS, Caller, Json, Kind, Outcome, Request, Target, Usage
+from mcp_gateway.errors import BadRequest, Unreachable
+from mcp_gateway.jsonrpc import canonical
+from mcp_gateway.models.asked import Asked
+from mcp_gateway.models.call import Call, Surroundings
+from mcp_gateway.models.prices import cost_of
+from mcp_gateway.models.route import Way, ways
+from mcp_gateway.models.wires import BY_PATH, Operation
+
+Permits = Callable[[Caller, Request, Target], bool]
+"""Whether no line of policy denies a model by the name its provider knows it by: an alias is no way around a deny."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSender:
+    """`domain.Sender` for models, under one configuration and one policy."""
+
+    models: Models
+    around: Surroundings
+    permits: Permits
+    random: Callable[[], float]
+
+    async def send(self, caller: Caller, target: Target, request: Request) -> Outcome:
+        """See `domain.Sender`. Raises `BadRequest` for a model that does not speak the wire it is asked by."""
+        http = request.http
+        if http is None:
+            raise BadRequest("models are asked over their own wires")
+        operation = BY_PATH[http.path]
+        todo = self._ways(caller, target, request, operation)
+        input_tokens = request.expects.input if request.expects is not None else 0
+        is_stream = request.arguments["stream"]
+        call = Call(self.around, operation, http, todo, is_stream=is_stream, input_tokens=input_tokens)
+        with http.relay.scope:
+            return await call.run()
+        return call.cut_off()
+
+    def _ways(self, caller: Caller, target: Target, request: Request, operation: Operation) -> list[Way]:
+        found = ways(self.models, target.name, operation, self.random)
+        if not found:
+            raise BadRequest(f"the model {target.name!r} cannot be asked by this path")
+        permitted = [way for way in found if self.permits(caller, request, model_target(way.target.model))]
+        if not permitted:
+            raise BadRequest(f"the model {target.name!r} cannot be asked at the moment")
+        awake, wait_s = self.around.health.worth_trying([way.target for way in permitted], self.around.now_s())
+        if not awake:
+            name = permitted[0].target.provider
+            raise Unreachable(name, f"provider {name!r} has not answered lately; try again in {wait_s:.0f} s")
+        return [way for way in permitted if way.target in awake]
+
+
+def targets_of(models: Models) -> list[Target]:
+    """Everything agents can ask for, for the catalog."""
+    return [
+        model_target(name, {"targets": [str(target) for target in model.targets], "wires": wires_of(models, name)})
+        for name, model in models.offered.items()
+    ]
+
+
+def model_target(name: str, definition: Json | None = None) -> Target:
+    """A model by the name that policies and agents use."""
+    shown = {"name": name, **(definition or {})}
+    digest = hashlib.sha256(canonical(shown)).hexdigest()
+    return Target(Kind.MODEL, MODELS, name, name, shown, digest, raw=shown)
+
+
+def wires_of(models: Models, name: str) -> list[str]:
+    """The wires that some target of a name speaks."""
+    found = (models.providers.get(target.provider) for target in models.offered[name].targets)
+    return sorted({provider.wire for provider in found if provider is not None and provider.enabled})
+
+
+def expected(models: Models, asked: Asked) -> Usage:
+    """What a call is expected to take at most: what budgets set aside for it."""
+    usage = Usage(input=asked.input_tokens, output=asked.output_tokens, is_estimated=True)
+    model = models.offered.get(asked.model)
+    costs = [
+        cost
+        for target in (model.targets if model is not None else ())
+        if (provider := models.providers.get(target.provider)) is not None
+        and (cost := cost_of(usage, provider, target.model)) is not None
+    ]
+    return replace(usage, cost=max(costs, default=None))

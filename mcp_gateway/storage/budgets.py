@@ -1,0 +1,243 @@
+"""What has been taken out of budgets: `budgets.db` in the state folder, shared by every process of one gateway.
+
+A call's part is set aside before it is sent and corrected when it is over; each is one transaction that takes the write
+lock first, so no two calls ever take the same room. What was set aside when a process died counts as spent: nobody
+knows what it took. Amounts of money are millionths of a US dollar.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mcp_gateway.errors import StoreUnavailable
+from mcp_gateway.storage.private import private_file, private_folder
+from mcp_gateway.storage.runs import Runs
+
+DATABASE: Final = "budgets.db"
+SCHEMA_VERSION: Final = 1
+BUSY_S: Final = 5.0
+TIDY_EVERY: Final = 1_000
+KEPT_S: Final = 400 * 86_400.0
+"""How long windows that are over are kept, for whoever asks what was spent."""
+MOST: Final = 2**53
+"""What adds up beyond it stays there: no sum may overflow."""
+
+_SCHEMA: Final = (
+    """
+CREATE TABLE spent (
+    budget   TEXT NOT NULL,
+    subject  TEXT NOT NULL,      -- whose: 'agent=planner', several lines, or '' for everybody's
+    began_at INTEGER NOT NULL,   -- of the window, in seconds since the epoch
+    calls    INTEGER NOT NULL,
+    tokens   INTEGER NOT NULL,
+    cost     INTEGER NOT NULL,   -- millionths of a US dollar
+    PRIMARY KEY (budget, subject, began_at)
+) STRICT, WITHOUT ROWID
+""",
+    """
+CREATE TABLE held (
+    hold     TEXT NOT NULL,      -- one call under way
+    run      TEXT NOT NULL,      -- the process it is in
+    budget   TEXT NOT NULL,
+    subject  TEXT NOT NULL,
+    began_at INTEGER NOT NULL,
+    tokens   INTEGER NOT NULL,
+    cost     INTEGER NOT NULL,
+    PRIMARY KEY (hold, budget)
+) STRICT, WITHOUT ROWID
+""",
+    "CREATE INDEX held_subject ON held(budget, subject)",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What one call wants out of one budget, and how much there is in it."""
+
+    budget: str
+    subject: str
+    began_at: int
+    tokens: int
+    cost: int
+    most_calls: int | None = None
+    most_at_once: int | None = None
+    most_tokens: int | None = None
+    most_cost: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of the wish: a hold, or which budget had no room for it and what it is out of."""
+
+    hold: str = ""
+    budget: str = ""
+    out_of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """One window of one budget, calls under way included."""
+
+    budget: str
+    subject: str
+    began_at: int
+    calls: int
+    tokens: int
+    cost: int
+    under_way: int
+
+
+class BudgetStore:
+    """The budgets of a state folder. Every failure is a `StoreUnavailable`. May be used from any thread."""
+
+    def __init__(self, state: Path) -> None:
+        private_folder(state)
+        self._path = state / DATABASE
+        self._lock = threading.Lock()
+        self._runs = Runs(state / "runs")
+        self._since_tidy = 0
+        self._db = self._connect()
+
+    def take(self, draws: Sequence[Draw]) -> Taken:
+        """Set aside what a call may take from all of its budgets, or nothing at all."""
+        with self._transaction() as db:
+            self._tidy(db, draws)
+            full = self._full(db, draws)
+            if full is not None:
+                return full
+            hold = secrets.token_hex(8)
+            rows = [(hold, self._runs.mine, d.budget, d.subject, d.began_at, d.tokens, d.cost) for d in draws]
+            db.executemany("INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            return Taken(hold)
+
+    def settle(self, hold: str, tokens: int | None, cost: int | None) -> None:
+        """The call is over and took this much; None: as much as was set aside."""
+        with self._transaction() as db:
+            rows = db.execute("SELECT budget, subject, began_at, tokens, cost FROM held WHERE hold = ?", (hold,))
+            for budget, subject, began_at, held_tokens, held_cost in rows.fetchall():
+                took = (held_tokens if tokens is None else tokens, held_cost if cost is None else cost)
+                _spend(db, budget, subject, began_at, *took)
+            db.execute("DELETE FROM held WHERE hold = ?", (hold,))
+
+    def give_back(self, hold: str) -> None:
+        """The call was never sent."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM held WHERE hold = ?", (hold,))
+
+    def spent(self, since: int) -> list[Spent]:
+        """Every window that began at `since` or later, newest first."""
+        query = """
+            SELECT budget, subject, began_at, sum(calls), sum(tokens), sum(cost), sum(under_way) FROM (
+                SELECT budget, subject, began_at, calls, tokens, cost, 0 AS under_way FROM spent
+                UNION ALL SELECT budget, subject, began_at, 1, tokens, cost, 1 FROM held
+            ) WHERE began_at >= ? GROUP BY 1, 2, 3 ORDER BY 3 DESC, 1, 2
+        """
+        with self._transaction() as db:
+            return [Spent(*row) for row in db.execute(query, (since,))]
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+            self._runs.close()
+
+    def _full(self, db: sqlite3.Connection, draws: Sequence[Draw]) -> Taken | None:
+        for draw in draws:
+            out_of = _out_of(db, draw)
+            if out_of and self._bury(db, draw):
+                out_of = _out_of(db, draw)
+            if out_of:
+                return Taken(budget=draw.budget, out_of=out_of)
+        return None
+
+    def _bury(self, db: sqlite3.Connection, draw: Draw) -> bool:
+        """Calls of processes that have died are over, and count as spent; tells whether there were any."""
+        query = "SELECT DISTINCT run FROM held WHERE budget = ? AND subject = ?"
+        runs = [row[0] for row in db.execute(query, (draw.budget, draw.subject))]
+        dead = [run for run in runs if self._runs.is_dead(run)]
+        for run in dead:
+            rows = db.execute("SELECT budget, subject, began_at, tokens, cost FROM held WHERE run = ?", (run,))
+            for row in rows.fetchall():
+                _spend(db, *row)
+            db.execute("DELETE FROM held WHERE run = ?", (run,))
+        return bool(dead)
+
+    def _tidy(self, db: sqlite3.Connection, draws: Sequence[Draw]) -> None:
+        self._since_tidy += 1
+        if self._since_tidy >= TIDY_EVERY and draws:
+            self._since_tidy = 0
+            db.execute("DELETE FROM spent WHERE began_at < ?", (draws[0].began_at - KEPT_S,))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._translated():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    def _connect(self) -> sqlite3.Connection:
+        private_file(self._path)
+        with self._translated():
+            db = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = NORMAL")  # survives kill -9; see the audit's "process"
+                self._migrate(db)
+            except BaseException:
+                db.close()
+                raise
+            return db
+
+    def _migrate(self, db: sqlite3.Connection) -> None:
+        db.execute("BEGIN IMMEDIATE")
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA_VERSION:
+            raise StoreUnavailable(f"{self._path} was written by a newer mcp-gateway: use that version, or a backup")
+        if version < SCHEMA_VERSION:
+            for statement in _SCHEMA:
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION:d}")
+        db.execute("COMMIT")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as e:
+            raise StoreUnavailable(f"{self._path}: {e}") from e
+
+
+def _out_of(db: sqlite3.Connection, draw: Draw) -> str:
+    """What a budget has no room for; empty: for nothing. Calls under way count with all they may take."""
+    key = (draw.budget, draw.subject)
+    now = (*key, draw.began_at)
+    calls, tokens, cost = db.execute(
+        "SELECT coalesce(sum(n), 0), coalesce(sum(t), 0), coalesce(sum(c), 0) FROM ("
+        " SELECT calls AS n, tokens AS t, cost AS c FROM spent WHERE budget = ? AND subject = ? AND began_at = ?"
+        " UNION ALL SELECT 1, tokens, cost FROM held WHERE budget = ? AND subject = ? AND began_at = ?)",
+        (*now, *now),
+    ).fetchone()
+    if draw.most_at_once is not None:
+        at_once = db.execute("SELECT count(*) FROM held WHERE budget = ? AND subject = ?", key).fetchone()[0]
+        if at_once >= draw.most_at_once:
+            return "calls at once"
+    bounds = ((draw.most_calls, calls, "calls"), (draw.most_tokens, tokens, "tokens"), (draw.most_cost, cost, "cost"))
+    return next((name for most, used, name in bounds if most is not None and used >= most), "")
+
+
+def _spend(db: sqlite3.Connection, budget: str, subject: str, began_at: int, tokens: int, cost: int) -> None:
+    db.execute(
+        "INSERT INTO spent VALUES (?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET calls = calls + 1,"
+        " tokens = min(tokens + excluded.tokens, ?), cost = min(cost + excluded.cost, ?)",
+        (budget, subject, began_at, min(tokens, MOST), min(cost, MOST), MOST, MOST),
+    )
