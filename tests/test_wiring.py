@@ -143,7 +143,8 @@ async def test_a_stdio_agent_must_be_in_the_policy_and_have_its_task(tmp_path: P
 
 async def test_what_one_upstream_offers_can_be_asked_without_a_gateway(tmp_path: Path) -> None:
     before = child_processes()
-    catalog = await catalog_of(configured(tmp_path), "one", 10)
+    catalog, held = await catalog_of(configured(tmp_path), "one", 10)
+    assert held == ()
     assert [target.key for target in catalog.targets(Kind.TOOL)] == ["one/echo"]
     assert child_processes() == before
 

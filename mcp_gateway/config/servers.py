@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from mcp_gateway.config.identity import IdentityConfig, read_identity
 from mcp_gateway.config.local import read_local, warn_of_missing
@@ -28,6 +28,7 @@ from mcp_gateway.domain import NOTHING
 from mcp_gateway.errors import Complaint, ConfigInvalid
 
 TransportName = Literal["auto", "http", "sse", "stdio"]
+TrustName = Literal["first-use", "ask", "any"]
 DEFAULT_TIMEOUT_S: Final = 60.0
 DEFAULT_CHILDREN: Final = 4
 MAX_CHILDREN: Final = 64
@@ -72,6 +73,8 @@ class ServerConfig:
     tags: frozenset[str] = frozenset()
     tool_tags: Mapping[str, frozenset[str]] = field(default_factory=lambda: NOTHING)
     """More tags, by the upstream's own tool name."""
+    trust: TrustName = "first-use"
+    """Whether its definitions are served before anybody approved them: those of its first listing, none, or all."""
     at: str = ""
     """`file:line` of the table."""
     shown: str = ""
@@ -169,6 +172,7 @@ def _read_server(name: str, table: Table, secrets: Secrets) -> ServerConfig:
         enabled=table.flag("enabled", True),
         tags=frozenset(table.texts("tags")),
         tool_tags=_tool_tags(table),
+        trust=table.choice("trust", get_args(TrustName), "first-use"),
         at=table.findings.lines.at(table.path),
     )
     for key, what in _LATER_KEYS.items():

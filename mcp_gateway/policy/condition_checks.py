@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import chain
 from typing import Final
 
@@ -70,9 +71,15 @@ def check(text: str) -> Expression:
     return expression
 
 
+@lru_cache(maxsize=64)  # what has just been checked is compiled next
+def program_of(text: str) -> cel.Program:
+    """The CEL program of a text. Raises `ValueError` where it is none."""
+    return cel.compile(text)
+
+
 def _check_syntax(text: str) -> None:
     try:
-        cel.compile(text)
+        program_of(text)
     except ValueError as e:
         place = _ERROR_PLACE.search(str(e))
         message = f"{place[3]} (line {place[1]}, character {place[2]})" if place else "it cannot be parsed"

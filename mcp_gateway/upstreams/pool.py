@@ -125,8 +125,9 @@ class Pool:
 def _way_of(config: ServerConfig) -> ServerConfig:
     """The part of a configuration that a live connection depends on; the rest is the catalog's."""
     return replace(
-        config, prefix=None, include=(), exclude=(), timeout_s=0, tags=frozenset(), tool_tags=NOTHING, at="", shown=""
-    )
+        config, prefix=None, include=(), exclude=(), timeout_s=0, tags=frozenset(), tool_tags=NOTHING, at="", shown="",
+        trust="first-use",
+    )  # fmt: skip
 
 
 def _is_same_server(one: ServerConfig, other: ServerConfig) -> bool:
