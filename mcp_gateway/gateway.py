@@ -31,7 +31,6 @@ from mcp_gateway.domain import (
     Decision,
     Effect,
     Era,
-    Json,
     Kind,
     Outcome,
     OutcomeStatus,
@@ -270,10 +269,6 @@ class Gateway:
         if target is None:  # the catalog was replaced meanwhile
             raise NotAvailable(request.name, self._snapshot.policy.refusal(Reason.UNKNOWN_TARGET))
         return target
-
-    def list_tokens(self, caller: Caller, cost: Callable[[Json], int]) -> int:
-        """What the list of tools would cost this caller's model, by `cost` of each definition."""
-        return sum(cost(dict(target.definition)) for target in self.visible(caller, Kind.TOOL))
 
     def visible(
         self, caller: Caller, kind: Kind, era: Era = Era.MODERN, transport: Transport = Transport.HTTP

@@ -26,6 +26,7 @@ import anyio.to_thread
 from mcp_gateway import __version__
 from mcp_gateway.audit.log import AuditLog, Durability, Record
 from mcp_gateway.audit.query import AuditReader
+from mcp_gateway.catalog import search
 from mcp_gateway.catalog.catalog import Catalog, Problem, build
 from mcp_gateway.catalog.naming import NamingRule, public_name
 from mcp_gateway.catalog.pages import Cursors
@@ -49,6 +50,7 @@ from mcp_gateway.frontdoor.challenges import Challenges
 from mcp_gateway.frontdoor.connect import ConnectPages
 from mcp_gateway.frontdoor.connect_listener import ConnectListener
 from mcp_gateway.frontdoor.desk import Desk
+from mcp_gateway.frontdoor.discovery import TOOLS
 from mcp_gateway.frontdoor.doorstep import Doorstep
 from mcp_gateway.frontdoor.exchange import Closers
 from mcp_gateway.frontdoor.housekeeping import LOOK_EVERY_S
@@ -94,6 +96,10 @@ FIRST_LIST_S: Final = 5.0
 
 ENVELOPE_BYTES: Final = 64 * 1024
 """What a message is longer than the result in it."""
+
+MAX_LISTS_TOLD: Final = 100
+MAX_TASKS_TOLD: Final = 20
+"""Lists whose length an operator is told: working one out takes as long as giving it."""
 
 SEAL_KEY_FILE: Final = "seals.key"
 LOGIN_KEY_FILE: Final = "login.key"
@@ -265,6 +271,23 @@ class Running:
     def complaints(self) -> Mapping[str, str]:
         """Why a file is not in force as it stands, by what it is about."""
         return dict(self._complaints)
+
+    def list_costs(self) -> list[dict[str, Any]]:
+        """How long the list of tools is that each agent gets on each task, and about how many tokens it costs; the
+        longest first. Tasks that have to be started have none until they are."""
+        above, found = self.configuration.settings.search_above, []
+        for agent, assignment in self.policy.assignments.items():
+            for task in assignment.tasks[:MAX_TASKS_TOLD]:
+                tools = self.gateway.visible(Caller(agent=agent, task=task), Kind.TOOL)
+                is_searched = 0 < above < len(tools)
+                shown = TOOLS if is_searched else [dict(target.definition) for target in tools]
+                tokens = sum(map(search.tokens_of, shown))
+                found.append(
+                    {"agent": agent, "task": task, "tools": len(tools), "tokens": tokens, "searched": is_searched}
+                )
+                if len(found) >= MAX_LISTS_TOLD:
+                    return found
+        return sorted(found, key=lambda each: (-each["tokens"], each["agent"], each["task"]))
 
     def health(self) -> Mapping[str, Any]:
         """How the parts are doing, without a name in it: anybody may read this."""
