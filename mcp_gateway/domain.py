@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import partial
 from math import inf
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from anyio import CancelScope
 
@@ -70,6 +70,7 @@ class Verb(StrEnum):
     """What is asked of a target; the audit's `kind` column."""
 
     LIST = "list"  # what there is of one kind
+    SEARCH = "search"  # tools found by words, or one of them described (`search_tools`, `describe_tool`)
     CALL = "call"  # a tool
     GET = "get"  # a prompt
     READ = "read"  # a resource
@@ -313,6 +314,7 @@ class Reason(StrEnum):
     GRANT = "grant"  # a grant matches and its condition holds
     GRANT_DEPENDS = "grant_depends"  # it would, for some arguments
     UNKNOWN_TARGET = "unknown_target"  # no upstream offers anything of that name
+    HELD_BACK = "held_back"  # its definition is new or changed, and nobody has approved it (`mcp-gateway pins`)
     UNKNOWN_AGENT = "unknown_agent"  # the policy does not name this agent
     NO_TASK = "no_task"  # no task was asked for and the agent has no default
     TASK_NOT_ASSIGNED = "task_not_assigned"  # the policy does not let this agent be on that task
@@ -419,6 +421,10 @@ class Decision:
     """The id of the person's approval it was allowed by, or that it waits for."""
     scopes: tuple[str, ...] = ()
     """All scopes that the grant names whose scopes are all that is missing. Agents are told them."""
+    shadow: str = ""
+    """What the effect would be were the lines in shadow enforced; empty where none of them speaks of the target."""
+    shadow_at: str = ""
+    """`file:line` of the line that would decide then."""
 
     @property
     def allowed(self) -> bool:
@@ -429,6 +435,30 @@ class Decision:
     def visible(self) -> bool:
         """Whether lists show the target."""
         return self.effect is not Effect.DENIED
+
+
+class PastDecision(NamedTuple):
+    """One decided request as the audit keeps it: what a policy can be tried on."""
+
+    seq: int
+    at: str
+    verb: str
+    agent: str
+    task: str | None
+    person: str | None
+    strength: str
+    upstream: str | None
+    name: str
+    target_hash: str | None
+    """The audit's key of the target's definition; None where there was no such target."""
+    effect: str
+    reason: str
+    args: str | None
+    """JSON, redacted and bounded; None where only its digest is kept, or where there were none."""
+    args_sha256: str | None
+    redactions: str | None
+    started: str | None = None
+    """The id of the started task it belonged to."""
 
 
 @dataclass(frozen=True, slots=True)

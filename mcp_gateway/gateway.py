@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError, Event
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from time import perf_counter
@@ -67,6 +67,8 @@ from mcp_gateway.policy.decide import decide, sees_what_its_task_sees
 from mcp_gateway.storage.transactions import Spending
 from mcp_gateway.upstreams.refusals import Rejected
 
+Choose = Callable[[Sequence[Target]], Sequence[Target]]
+
 Clock = Callable[[], datetime]
 """The time, in UTC and aware of it."""
 
@@ -108,6 +110,8 @@ class Snapshot:
     """By which way calls leave that go to no MCP server."""
     answering: Mapping[str, Answering] = field(default_factory=dict)
     """Who answers for the agent's side, by the upstream that asks; most are not among them."""
+    held: frozenset[tuple[Kind, str]] = frozenset()
+    """Public names that wait for review: to agents unknown, in the audit held back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,8 @@ class Page:
     targets: tuple[Target, ...]
     following: int | None
     """Where the next page starts; None: this was the last."""
+    of: int = 0
+    """How many there are on all pages."""
 
 
 class Gateway:
@@ -191,6 +197,7 @@ class Gateway:
             held = await self._reserve(caller, request, target, decision, reply)
             decision = held.decision
         if target is None or not decision.allowed:
+            decision = _in_full(now, request, decision)
             await self._audit.record(caller, request, target, decision, Outcome(OutcomeStatus.REFUSED))
             raise (held and held.refusal) or NotAvailable(wanted, decision)
         opening = self._audit.open(caller, request, target, decision)  # on disk before anything leaves
@@ -258,7 +265,26 @@ class Gateway:
         decision = Decision(Effect.ALLOWED, Reason.LIST, policy_version=self._snapshot.policy.version)
         outcome = Outcome(OutcomeStatus.OK, {"listed": len(targets[start:end]), "visible": len(targets)})
         await self._audit.record(caller, request, None, decision, outcome)
-        return Page(targets[start:end], end if end < len(targets) else None)
+        return Page(targets[start:end], end if end < len(targets) else None, len(targets))
+
+    async def search(self, caller: Caller, request: Request, choose: Choose) -> Sequence[Target]:
+        """What `choose` picks of the tools this caller may see, written down as one entry like a list."""
+        await self.opened()
+        visible = self.visible(caller, request.kind, request.era, request.transport)
+        chosen = choose(visible)
+        decision = Decision(Effect.ALLOWED, Reason.LIST, policy_version=self._snapshot.policy.version)
+        outcome = Outcome(OutcomeStatus.OK, {"found": [t.public_name for t in chosen], "visible": len(visible)})
+        await self._audit.record(caller, request, None, decision, outcome)
+        return chosen
+
+    async def describe(self, caller: Caller, request: Request) -> Target:
+        """One target that this caller may see, written down. Raises `NotAvailable`."""
+        await self.opened()
+        await self._decide_at_once(caller, request, OutcomeStatus.OK)
+        target = self._snapshot.catalog.find(request.kind, request.name)
+        if target is None:  # the catalog was replaced meanwhile
+            raise NotAvailable(request.name, self._snapshot.policy.refusal(Reason.UNKNOWN_TARGET))
+        return target
 
     def visible(
         self, caller: Caller, kind: Kind, era: Era = Era.MODERN, transport: Transport = Transport.HTTP
@@ -320,7 +346,7 @@ class Gateway:
         """Decide a request for which no upstream is asked, and write it down with what became of it."""
         now = self._snapshot
         target = _target_of(now.catalog, request)
-        decision = decide(now.policy, caller, request, target, self._clock())
+        decision = _in_full(now, request, decide(now.policy, caller, request, target, self._clock()))
         status = allowed if decision.allowed else OutcomeStatus.REFUSED
         await self._audit.record(caller, request, target, decision, Outcome(status))
         if target is None or not decision.allowed:
@@ -353,6 +379,13 @@ async def _settled(held: Held | None, paid: Reservation | None, outcome: Outcome
         paid.settle(outcome)
     if held is not None:
         await held.settle(outcome)
+
+
+def _in_full(now: Snapshot, request: Request, decision: Decision) -> Decision:
+    """A refusal as the audit has it: what is held back is unknown to agents only."""
+    if decision.reason is Reason.UNKNOWN_TARGET and (request.kind, request.name) in now.held:
+        return replace(decision, reason=Reason.HELD_BACK)
+    return decision
 
 
 async def _shielded(closed: Awaitable[object]) -> None:

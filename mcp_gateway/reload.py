@@ -7,13 +7,15 @@ under way finish under the snapshot they began with.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Literal
 
+from mcp_gateway.config.lock import lock_path
 from mcp_gateway.config.watch import changes
 from mcp_gateway.errors import ConfigInvalid, PolicyInvalid, StoreUnavailable
 from mcp_gateway.wiring import Running
 
-What = Literal["config", "policy"]
+What = Literal["config", "policy", "pins"]
 
 MAX_NOTED_CHARS: Final = 2_000
 
@@ -21,9 +23,10 @@ _log: Final = logging.getLogger(__name__)
 
 
 async def keep_current(running: Running) -> None:
-    """Follow edits of servers.toml and the policies until cancelled."""
+    """Follow edits of servers.toml, the policies and servers.lock until cancelled."""
     config, policies = running.configuration.path, running.configuration.settings.policies
-    edits = changes((config, policies))
+    pins = lock_path(config)
+    edits = changes((config, policies, pins))
     # Both were read before this watch began; an edit in between shows now.
     await reload(running, "config")
     await reload(running, "policy")
@@ -32,12 +35,14 @@ async def keep_current(running: Running) -> None:
             await reload(running, "config")
         if policies in changed:
             await reload(running, "policy")
+        if pins in changed:
+            await reload(running, "pins")
 
 
 async def reload(running: Running, what: What) -> None:
     """Apply one kind of file as it is now; what cannot be used is complained about and changes nothing."""
     try:
-        note = await (running.reload_config() if what == "config" else running.reload_policy())
+        note = await _APPLY[what](running)
     except (ConfigInvalid, PolicyInvalid) as e:
         is_new = running.complain(what, str(e))
         note = f"refused: {e}"[:MAX_NOTED_CHARS] if is_new else ""
@@ -47,6 +52,13 @@ async def reload(running: Running, what: What) -> None:
     if note:
         _log.warning("%s: %s", what, note)
         await _note(running, what, note)
+
+
+_APPLY: Final[Mapping[What, Callable[[Running], Awaitable[str]]]] = {
+    "config": lambda running: running.reload_config(),
+    "policy": lambda running: running.reload_policy(),
+    "pins": lambda running: running.reload_pins(),
+}
 
 
 async def _note(running: Running, what: What, note: str) -> None:

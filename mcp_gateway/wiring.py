@@ -22,13 +22,18 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.to_thread
 
 from mcp_gateway import __version__
 from mcp_gateway.audit.log import AuditLog, Durability, Record
 from mcp_gateway.audit.query import AuditReader
+from mcp_gateway.catalog import search
 from mcp_gateway.catalog.catalog import Catalog, Problem, build
-from mcp_gateway.catalog.naming import NamingRule
+from mcp_gateway.catalog.naming import NamingRule, public_name
 from mcp_gateway.catalog.pages import Cursors
+from mcp_gateway.catalog.pinbook import PinBook
+from mcp_gateway.catalog.pins import INSTRUCTIONS, Held, Sifted, sift
+from mcp_gateway.config.lock import Lock, lock_path, read_lock
 from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.config.servers import Configuration, ServerConfig
 from mcp_gateway.config.settings import Settings, is_loopback
@@ -46,6 +51,7 @@ from mcp_gateway.frontdoor.challenges import Challenges
 from mcp_gateway.frontdoor.connect import Accounts, ConnectPages
 from mcp_gateway.frontdoor.connect_listener import ConnectListener
 from mcp_gateway.frontdoor.desk import Desk
+from mcp_gateway.frontdoor.discovery import TOOLS
 from mcp_gateway.frontdoor.doorstep import Doorstep
 from mcp_gateway.frontdoor.exchange import Closers
 from mcp_gateway.frontdoor.housekeeping import LOOK_EVERY_S
@@ -102,6 +108,10 @@ FIRST_LIST_S: Final = 5.0
 
 ENVELOPE_BYTES: Final = 64 * 1024
 """What a message is longer than the result in it."""
+
+MAX_LISTS_TOLD: Final = 100
+MAX_TASKS_TOLD: Final = 20
+"""Lists whose length an operator is told: working one out takes as long as giving it."""
 
 SEAL_KEY_FILE: Final = "seals.key"
 LOGIN_KEY_FILE: Final = "login.key"
@@ -193,13 +203,17 @@ class Running:
         )
         self.budgets = Budgets(settings.state, utc_now)
         self.transactions = Transactions(settings.state, utc_now, settings.approval_wait_s, self._note_asking)
+        lock_file = lock_path(configuration.path)
+        self.pins = PinBook(lock_file, configuration.settings.state, _utc_text, read_lock(lock_file))
         self.gateway = Gateway(self._snapshot(), audit, utc_now, transactions=self.transactions, budgets=self.budgets)
         self.updates = Updates(self.gateway, new_request_id)
         master_key = random_key(configuration.settings.state / SEAL_KEY_FILE)
         wire_tasks = WireTasks(Seals(master_key, "wire task", WIRE_TASK_TTL_S), time.time)
         self.task_news = TaskNews(self.gateway, wire_tasks, new_request_id)
         self.bulletin = Bulletin(self.gateway, SERVER_INFO, self.updates, self.task_news)
-        self.answers = Answers(self.gateway, Cursors(secrets.token_bytes(32)), new_request_id, wire_tasks, self.updates)
+        above = configuration.settings.search_above
+        cursors = Cursors(secrets.token_bytes(32))
+        self.answers = Answers(self.gateway, cursors, new_request_id, wire_tasks, self.updates, above)
         seals = Seals(master_key, "request state", STATE_TTL_S)
         self.used = UsedOnce(configuration.settings.state)
         self.rounds = Rounds(self.answers, ParkingLot(self.closers), seals, time.time, self.used.take)
@@ -228,12 +242,34 @@ class Running:
 
         Raises `PolicyInvalid`, and changes nothing, if they cannot be used.
         """
-        before, after = self.policy, policy_of(self.configuration)
+        # In a thread: thousands of grants take a second, and calls under way must not wait for it.
+        before, after = self.policy, await anyio.to_thread.run_sync(policy_of, self.configuration)
         if after.version == before.version:
             return ""
         self.policy = after
         self.refresh()
         return f"{before.version[:8]} -> {after.version[:8]}"
+
+    async def reload_pins(self) -> str:
+        """Read servers.lock again and apply it; tells what changed, or nothing.
+
+        Raises `ConfigInvalid`, and changes nothing, if it cannot be used.
+        """
+        note = self.pins.reload()
+        self.refresh()
+        return note
+
+    async def keep_pins(self) -> None:
+        """Write down what is approved by first use and what waits for review, until cancelled."""
+
+        async def note(target: str, why: str, detail: Mapping[str, Any]) -> None:
+            await self.audit.note("pin", target, reason=why, detail=dict(detail))
+
+        try:
+            await self.pins.keep(note)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.pins.flush(note)
 
     async def settled(self, timeout_s: float) -> None:
         """Wait until every upstream has come up or failed once, and the snapshot knows; at most `timeout_s`."""
@@ -258,6 +294,23 @@ class Running:
     def complaints(self) -> Mapping[str, str]:
         """Why a file is not in force as it stands, by what it is about."""
         return dict(self._complaints)
+
+    def list_costs(self) -> list[dict[str, Any]]:
+        """How long the list of tools is that each agent gets on each task, and about how many tokens it costs; the
+        longest first. Tasks that have to be started have none until they are."""
+        above, found = self.configuration.settings.search_above, []
+        for agent, assignment in self.policy.assignments.items():
+            for task in assignment.tasks[:MAX_TASKS_TOLD]:
+                tools = self.gateway.visible(Caller(agent=agent, task=task), Kind.TOOL)
+                is_searched = 0 < above < len(tools)
+                shown = TOOLS if is_searched else [dict(target.definition) for target in tools]
+                tokens = sum(map(search.tokens_of, shown))
+                found.append(
+                    {"agent": agent, "task": task, "tools": len(tools), "tokens": tokens, "searched": is_searched}
+                )
+                if len(found) >= MAX_LISTS_TOLD:
+                    return found
+        return sorted(found, key=lambda each: (-each["tokens"], each["agent"], each["task"]))
 
     def health(self) -> Mapping[str, Any]:
         """How the parts are doing, without a name in it: anybody may read this."""
@@ -372,7 +425,9 @@ class Running:
 
     def _snapshot(self) -> Snapshot:
         settings, servers = self.configuration.settings, self.configuration.servers
-        listings = self.pool.listings
+        sifted = self.pins.sift(self.pool.listings, {server.name: server.trust for server in servers})
+        listings = {name: parted.listing for name, parted in sifted.items()}
+        rules = {server.name: naming_rule(server) for server in servers}
         self.audit.remember_policy(self.policy.version, self.policy.text)
         return Snapshot(
             catalog=self._catalog(tuple(listings.values()), servers),
@@ -385,6 +440,7 @@ class Running:
             extensions=frozenset[str]().union(*(listing.extensions for listing in listings.values())),
             senders={Kind.MODEL: self._model_sender()},
             answering={server.name: self._sampling(server) for server in servers if server.sampling != "relay"},
+            held=frozenset(public for held in self.pins.held if (public := _public_name(held, rules)) is not None),
         )
 
     def _sampling(self, server: ServerConfig) -> Sampling:
@@ -458,6 +514,7 @@ async def running(load: Load) -> AsyncIterator[Running]:
             tasks.start_soon(_open_when_settled, parts)
             tasks.start_soon(parts.broker.keep_watch)
             tasks.start_soon(anyio.to_thread.run_sync, prices.load, configuration.models.providers)
+            tasks.start_soon(parts.keep_pins)
             try:
                 yield parts
             finally:
@@ -483,6 +540,19 @@ async def _closing(parts: Running) -> AsyncIterator[None]:
 async def _open_when_settled(parts: Running) -> None:
     await parts.settled(FIRST_LIST_S)
     parts.gateway.open()
+
+
+def _utc_text() -> str:
+    return utc_now().isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _public_name(held: Held, rules: Mapping[str, NamingRule]) -> tuple[Kind, str] | None:
+    """The name an agent would ask for it by; None for what has none."""
+    word, _, name = held.key.partition(":")
+    if word == INSTRUCTIONS:
+        return None
+    kind, rule = Kind(word), rules.get(held.upstream, NamingRule())
+    return kind, public_name(held.upstream, name, rule.prefix) if kind in (Kind.TOOL, Kind.PROMPT) else name
 
 
 def policy_of(configuration: Configuration) -> Policy:
@@ -653,17 +723,33 @@ def keys_of(configuration: Configuration) -> Keys:
     return Keys(configuration.settings.state)
 
 
-async def catalog_of(configuration: Configuration, upstream: str, timeout_s: float) -> Catalog:
-    """What one enabled upstream offers right now, without a gateway running. Raises `Unreachable` if it cannot say."""
-    servers = [server for server in bounded(configuration) if server.name == upstream]
+async def catalog_of(configuration: Configuration, upstream: str, timeout_s: float) -> tuple[Catalog, tuple[Held, ...]]:
+    """What one enabled upstream offers agents right now, without a gateway running, and what of it is held back.
+
+    Raises `Unreachable` if it cannot say.
+    """
+    only = replace(configuration, servers=tuple(each for each in configuration.servers if each.name == upstream))
+    sifted, silent = await sifted_of(only, read_lock(lock_path(configuration.path)), timeout_s)
+    if not sifted:
+        raise Unreachable(upstream, silent.get(upstream) or f"it has not answered within {timeout_s:.0f} s")
+    rules = {server.name: naming_rule(server) for server in only.servers}
+    held = tuple(each for parted in sifted.values() for each in parted.held)
+    return build([parted.listing for parted in sifted.values()], rules), held
+
+
+async def sifted_of(
+    configuration: Configuration, lock: Lock, timeout_s: float
+) -> tuple[Mapping[str, Sifted], Mapping[str, str]]:
+    """What every enabled upstream offers right now and what of it is held back; and why others cannot be asked."""
+    servers = [server for server in bounded(configuration) if server.enabled]
+    trust = {server.name: server.trust for server in servers}
     async with Pool(limits=upstream_limits(configuration.settings)) as pool:
         await pool.apply(servers)
         await pool.settled(timeout_s)
         listings = pool.listings
-        details = [status.detail for status in pool.statuses()]
-    if not listings:
-        raise Unreachable(upstream, "".join(details) or f"it has not answered within {timeout_s:.0f} s")
-    return build(listings.values(), {server.name: naming_rule(server) for server in servers})
+        silent = {status.name: status.detail for status in pool.statuses() if status.name not in listings}
+    now = _utc_text()
+    return {name: sift(lock.of(name), each, trust[name], now) for name, each in listings.items()}, silent
 
 
 def bounded(configuration: Configuration) -> Sequence[ServerConfig]:

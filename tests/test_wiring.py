@@ -143,7 +143,8 @@ async def test_a_stdio_agent_must_be_in_the_policy_and_have_its_task(tmp_path: P
 
 async def test_what_one_upstream_offers_can_be_asked_without_a_gateway(tmp_path: Path) -> None:
     before = child_processes()
-    catalog = await catalog_of(configured(tmp_path), "one", 10)
+    catalog, held = await catalog_of(configured(tmp_path), "one", 10)
+    assert held == ()
     assert [target.key for target in catalog.targets(Kind.TOOL)] == ["one/echo"]
     assert child_processes() == before
 
@@ -203,3 +204,11 @@ def test_request_ids_sort_by_time() -> None:
     ids = [new_request_id() for _ in range(100)]
     assert len(set(ids)) == 100
     assert [each[:11] for each in ids] == sorted(each[:11] for each in ids)
+
+
+async def test_what_a_list_costs_each_agent_is_told_the_longest_first(tmp_path: Path) -> None:
+    async with running_in(tmp_path) as parts:
+        costs = parts.list_costs()
+        told = {(each["agent"], each["task"], each["tools"], each["searched"]) for each in costs}
+        assert told == {("reader", "read", 1, False), ("writer", "write", 1, False)}
+        assert costs[0]["tokens"] >= costs[-1]["tokens"] > 0

@@ -62,6 +62,8 @@ COLUMNS: Final = (
     "trace_id",
     "started",
     "approval",
+    "shadow",
+    "shadow_at",
     "prev_hash",
     "hash",
 )

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from mcp_gateway.domain import Json
+from mcp_gateway.domain import Json, PastDecision
 from mcp_gateway.errors import StoreUnavailable
 from mcp_gateway.storage.sqlite import Connection, reading
 
@@ -41,6 +41,11 @@ USAGE_BY: Final[Mapping[str, str]] = {
 _KINDS_OF: Final = {"model": "('model', 'sample')", "tool": "('call')"}
 """Those that only some kinds of calls have."""
 
+_PAST: Final = """
+    SELECT seq, at, kind, agent, task, person, coalesce(identity_strength, ''), upstream, coalesce(name, ''),
+           target_hash, decision, reason, args, args_sha256, redactions, started
+    FROM entries WHERE phase = 'decided' AND kind NOT IN ('list', 'search')
+"""
 _FTS_COLUMNS: Final = "agent, task, upstream, name, reason, args, error, result_preview"
 
 
@@ -133,6 +138,16 @@ class AuditReader(AbstractContextManager["AuditReader"]):
             "policy": self._row("SELECT * FROM policy_versions WHERE hash = ?", row["policy_hash"]),
             "target": self._row("SELECT * FROM target_versions WHERE hash = ?", row["target_hash"]),
         }
+
+    def decisions(self, since: datetime | None = None, agent: str = "") -> Iterator[PastDecision]:
+        """Every decided request for one target, oldest first: what replays are made of. Lists are left out."""
+        where, values = _row_conditions(Filters(agent=agent, since=since))
+        sql = f"{_PAST} AND {where} ORDER BY seq"
+        return map(PastDecision._make, self._db.execute(sql, values))
+
+    def target_versions(self) -> Iterator[tuple[str, str, str, str, str]]:
+        """Hash, upstream, kind, name and definition (JSON) of every definition that was ever served."""
+        return iter(self._db.execute("SELECT hash, upstream, kind, name, definition FROM target_versions"))
 
     def events(self, kind: str = "", limit: int = 50) -> list[Json]:
         """The newest rows that are not calls (policy, config, key, refused, audit, ...), oldest first."""

@@ -180,6 +180,8 @@ def decided_row(entry: Entry, contents: Contents) -> Row:
     row = {**entry.shared, **judgement, "at": timestamp(entry.at), "phase": "decided"}
     if decision.approval:
         row["approval"] = decision.approval
+    if decision.shadow:
+        row |= _present(shadow=decision.shadow, shadow_at=decision.shadow_at)
     if args := _args(request):
         _put_args(row, args, contents)
     return row

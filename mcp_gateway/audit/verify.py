@@ -27,7 +27,6 @@ PAGE: Final = 20_000
 PRUNED: Final = "prune"
 """Only behind a checkpoint that was signed for this purpose may a chain begin later than with row 1."""
 
-_SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM entries WHERE seq >= ? ORDER BY seq LIMIT {PAGE}"  # noqa: S608 - ours
 _AT: Final = {column: index for index, column in enumerate(COLUMNS)}
 
 
@@ -162,9 +161,10 @@ def _vouch_by_checkpoints(check: _Check, db: Connection, keys: Keys | None) -> i
 def _follow_chain(check: _Check, db: Connection) -> bool:
     """Go through all rows; False as soon as one is bad."""
     begin = -(2**63)  # a row before the first would be seen by readers, so it must be seen here
+    select = _select(db)
     while True:
         before = check.rows
-        for row in db.execute(_SELECT, (begin,)):
+        for row in db.execute(select, (begin,)):
             problem = _problem_with(check, db, row)
             if problem is not None:
                 check.problems.append(problem)
@@ -172,6 +172,13 @@ def _follow_chain(check: _Check, db: Connection) -> bool:
         if check.rows - before < PAGE:
             return True
         begin = check.head.seq + 1
+
+
+def _select(db: Connection) -> str:
+    """The statement that reads a page of rows; a column that an older program did not write is null in all of them."""
+    there = {row[1] for row in db.execute("PRAGMA table_info(entries)")}
+    columns = ", ".join(column if column in there else f"NULL AS {column}" for column in COLUMNS)
+    return f"SELECT {columns} FROM entries WHERE seq >= ? ORDER BY seq LIMIT {PAGE}"  # noqa: S608 - ours
 
 
 def _problem_with(check: _Check, db: Connection, row: tuple[Any, ...]) -> Problem | None:

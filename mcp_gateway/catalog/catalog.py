@@ -2,8 +2,10 @@
 
 Collisions are refused loudly, never resolved by who came first:
 
-* two tools (or two prompts) whose public names are equal, or differ only in case: all of them are left out;
-* an upstream without a prefix may not put a name into another's namespace (`github__x`): only the intruder is left out;
+* two tools (or two prompts) whose public names are equal, or differ only in case, and those of two upstreams that look
+  alike (`likeness`): all of them are left out;
+* an upstream without a prefix may not put a name into another's namespace (`github__x`, or what looks like it): only
+  the intruder is left out; nobody may take the name of a tool of the gateway's own;
 * one resource URI or URI template offered by two upstreams: left out for all of them (PROTOCOL 0.3 would allow
   wrapping; that needs every URI in every answer rewritten, and is not built);
 * a URI that templates of two upstreams stand for: nobody gets it. A listed resource beats any template;
@@ -26,6 +28,7 @@ from typing import Any, Final
 from mcp_gateway import jsonrpc
 from mcp_gateway.catalog import naming
 from mcp_gateway.catalog.apps import page_of
+from mcp_gateway.catalog.likeness import skeleton
 from mcp_gateway.catalog.naming import NamingRule
 from mcp_gateway.catalog.shape import fault_in
 from mcp_gateway.catalog.templates import TemplateError, TemplateIndex, UriTemplate, compile_template, is_unambiguous
@@ -38,6 +41,9 @@ MAX_PROBLEMS: Final = 200
 """Per upstream: an operator reads a few, a hostile upstream could make a million."""
 
 _NAMED_CLAIMANTS: Final = 4
+
+RESERVED: Final = frozenset({"search_tools", "describe_tool", "call_tool"})
+"""Names of the gateway's own tools (`frontdoor/discovery`): no upstream may have them, in use or not."""
 
 _NAME_OF: Final[Mapping[Kind, str]] = {
     Kind.TOOL: "name",
@@ -162,7 +168,7 @@ class _Builder:
 
     def add(self, listing: Listing) -> None:
         rule = self._rule(listing.upstream)
-        self._prefixes[listing.upstream if rule.prefix is None else rule.prefix].add(listing.upstream)
+        self._prefixes[skeleton(listing.upstream if rule.prefix is None else rule.prefix)].add(listing.upstream)
         others = len(self._found[Kind.TOOL])
         self._problems += [Problem(listing.upstream, message) for message in listing.problems]
         self._add_kind(listing.upstream, Kind.TOOL, listing.tools)
@@ -252,19 +258,37 @@ class _Builder:
                     f"{kind} {target.name!a} is left out: {target.public_name!a} looks like one of {owner!a}",
                 )
                 continue
+            if kind is Kind.TOOL and target.public_name.casefold() in RESERVED:
+                self._complain(
+                    target.upstream, f"tool {target.name!a} is left out: the gateway has a tool of that name"
+                )
+                continue
             # Names that differ only in case are told apart by no reader, and by no file system on some machines.
             claims[target.public_name.casefold() if kind in _NAMED else target.public_name].append(target)
         for group in claims.values():
             if len(group) > 1:
                 self._refuse(kind, group)
-        return [group[0] for group in claims.values() if len(group) == 1]
+        settled = [group[0] for group in claims.values() if len(group) == 1]
+        return self._without_look_alikes(kind, settled) if kind in _NAMED else settled
+
+    def _without_look_alikes(self, kind: Kind, settled: list[Target]) -> list[Target]:
+        """Those whose names nobody takes for another upstream's; within one upstream that is its own affair."""
+        alike: dict[tuple[str, ...], list[Target]] = defaultdict(list)
+        for target in settled:
+            prefix_and_name = target.public_name.partition(naming.SEPARATOR)[::2]
+            alike[tuple(map(skeleton, prefix_and_name))].append(target)
+        mixed_up = [group for group in alike.values() if len({target.upstream for target in group}) > 1]
+        for group in mixed_up:
+            self._refuse(kind, group)
+        refused = {id(target) for group in mixed_up for target in group}
+        return [target for target in settled if id(target) not in refused]
 
     def _owner(self, target: Target) -> str:
         """The upstream whose namespace this target's name would stand in without being its own; empty: none."""
         prefix, separator, _ = target.public_name.partition(naming.SEPARATOR)
         if not separator or self._rule(target.upstream).prefix != "":
             return ""
-        return next(iter(sorted(self._prefixes.get(prefix, set()) - {target.upstream})), "")
+        return next(iter(sorted(self._prefixes.get(skeleton(prefix), set()) - {target.upstream})), "")
 
     def _refuse(self, kind: Kind, group: list[Target]) -> None:
         claimants = [ascii(target.key) for target in group]

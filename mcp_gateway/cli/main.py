@@ -21,6 +21,7 @@ from mcp_gateway.cli import (
     log,
     login,
     person,
+    pins,
     policy,
     serve,
     servers,
@@ -59,6 +60,7 @@ app.add_typer(servers.app, name="servers")
 app.command("login")(login.login)
 app.command("logout")(login.logout)
 app.add_typer(policy.app, name="policy")
+app.add_typer(pins.app, name="pins")
 app.add_typer(key.app, name="key")
 app.add_typer(person.app, name="person")
 app.add_typer(task.app, name="task")

@@ -9,18 +9,19 @@ import typer
 from rich.text import Text
 
 from mcp_gateway.audit.query import escaped
+from mcp_gateway.cli import policy_history, policy_lint
 from mcp_gateway.cli.output import DEFAULT_CONFIG, EXIT_NO, AsJson, ConfigPath, out, print_json, shown, warn
 from mcp_gateway.config.servers import load
 from mcp_gateway.policy.document import case_files
 from mcp_gateway.policy.golden import CaseResult, run_cases
 from mcp_gateway.wiring import policy_of
 
-app = typer.Typer(help="Policies: run their tests.", no_args_is_help=True)
+app = typer.Typer(help="Policies: their tests, their past, what is odd in them.", no_args_is_help=True)
 
 
 @app.callback()
 def root() -> None:
-    """Policies: run their tests."""
+    """Policies: their tests, their past, what is odd in them."""
 
 
 @app.command()
@@ -39,6 +40,11 @@ def test(config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
         _print(directory, results, failed)
     if failed:
         raise typer.Exit(EXIT_NO)
+
+
+app.command("replay")(policy_history.replay)
+app.command("suggest")(policy_history.suggest)
+app.command("lint")(policy_lint.lint)
 
 
 def _print(directory: Path, results: list[CaseResult], failed: list[CaseResult]) -> None:

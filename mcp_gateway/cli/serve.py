@@ -237,6 +237,8 @@ def about_running(parts: Running, door: AttachDoor, record: Record) -> Json:
         "attached": [asdict(one) for one in door.attached],
         **{key: value for key, value in parts.health().items() if key in ("ok", "ready", "audit")},
         "complaints": parts.complaints,
+        "held": [held.target for held in parts.pins.held],
+        "lists": parts.list_costs(),
         "policy": parts.policy.version,
     }
 

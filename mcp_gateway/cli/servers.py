@@ -244,7 +244,7 @@ async def try_server(configuration: Configuration, name: str) -> Tried:
     began_at = time.perf_counter()
     try:
         alone = replace(configuration, servers=(server,))
-        catalog = await catalog_of(alone, name, min(TRY_S, server.timeout_s))
+        catalog, _ = await catalog_of(alone, name, min(TRY_S, server.timeout_s))
     except Unreachable as e:
         return Tried(name, (time.perf_counter() - began_at) * 1000, {}, problem=str(e))
     took_ms = (time.perf_counter() - began_at) * 1000

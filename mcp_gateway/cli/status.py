@@ -33,6 +33,7 @@ from mcp_gateway.errors import PolicyInvalid, StoreUnavailable
 from mcp_gateway.wiring import audit_reader, keys_of, policy_of, utc_now
 
 STOP_S: Final = 15.0
+MAX_NAMED: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,25 @@ def _upstreams(view: View) -> Section:
     return Section("upstreams", data, (table,))
 
 
+def _held_back(view: View) -> Section:
+    """Definitions that wait for review."""
+    data = list(view.running.get("held", ())) if view.running else []
+    if not data:
+        return Section("held_back", data, ("  nothing",))
+    more = f" and {len(data) - MAX_NAMED} more" if len(data) > MAX_NAMED else ""
+    return Section("held_back", data, (f"  {escaped(', '.join(data[:MAX_NAMED]))}{more} (mcp-gateway pins diff)",))
+
+
+def _lists(view: View) -> Section:
+    """What the list of tools costs each agent's model."""
+    data = list(view.running.get("lists", ())) if view.running else []
+    table = _table(3)
+    for one in data[:MAX_NAMED]:
+        how = "three tools to find them with, about" if one["searched"] else "about"
+        table.add_row(f"  {one['agent']}", one["task"], f"{one['tools']} tools, {how} {one['tokens']} tokens")
+    return Section("lists", data, (table,) if data else ("  none",))
+
+
 def _attached(view: View) -> Section:
     data = view.running["attached"] if view.running else []
     table = _table(4)
@@ -215,5 +235,15 @@ def sections() -> Iterator[str]:
     return (make.__name__.strip("_") for make in SECTIONS)
 
 
-SECTIONS: Final[list[MakeSection]] = [_gateway, _upstreams, _attached, _policy, _keys, _logins, _calls]
+SECTIONS: Final[list[MakeSection]] = [
+    _gateway,
+    _upstreams,
+    _held_back,
+    _lists,
+    _attached,
+    _policy,
+    _keys,
+    _logins,
+    _calls,
+]
 """What `status` shows, from top to bottom."""

@@ -202,14 +202,16 @@ def _find(configuration: Configuration, pattern: Pattern, written: str) -> _Foun
         )
         return _Found(bare, is_offered=False)
     try:
-        catalog = anyio.run(catalog_of, configuration, pattern.upstream, ASK_UPSTREAM_S)
+        catalog, held = anyio.run(catalog_of, configuration, pattern.upstream, ASK_UPSTREAM_S)
     except Unreachable as e:
         warn(f"upstream {pattern.upstream!r} cannot be asked ({e}): the policy is asked about the bare name")
         return _Found(bare, is_offered=True)
     known = catalog.find(Kind.RESOURCE, name) if pattern.kind is Kind.RESOURCE else None
     offered = {target.name: target for target in catalog.targets(pattern.kind)}
     found = known or offered.get(name)
-    if found is None:
+    if found is None and (why := next((each.why for each in held if each.target == written), None)) is not None:
+        warn(f"{written} is held back ({why}) until somebody approves it", f"mcp-gateway pins diff {written} --ask")
+    elif found is None:
         warn(f"upstream {pattern.upstream!r} offers no {pattern.kind} {name!r}", did_you_mean(name, offered))
     return _Found(found or bare, is_offered=found is not None)
 

@@ -30,6 +30,7 @@ from mcp_gateway.errors import Complaint, ConfigInvalid
 
 TransportName = Literal["auto", "http", "sse", "stdio"]
 SamplingMode = Literal["deny", "relay", "answer"]
+TrustName = Literal["first-use", "ask", "any"]
 DEFAULT_TIMEOUT_S: Final = 60.0
 DEFAULT_CHILDREN: Final = 4
 MAX_CHILDREN: Final = 64
@@ -81,6 +82,8 @@ class ServerConfig:
     tags: frozenset[str] = frozenset()
     tool_tags: Mapping[str, frozenset[str]] = field(default_factory=lambda: NOTHING)
     """More tags, by the upstream's own tool name."""
+    trust: TrustName = "first-use"
+    """Whether its definitions are served before anybody approved them: those of its first listing, none, or all."""
     at: str = ""
     """`file:line` of the table."""
     shown: str = ""
@@ -183,6 +186,7 @@ def _read_server(name: str, table: Table, secrets: Secrets) -> ServerConfig:
         sampling_max_calls=table.count("sampling_max_calls", 8, 1, 1000),
         tags=frozenset(table.texts("tags")),
         tool_tags=_tool_tags(table),
+        trust=table.choice("trust", get_args(TrustName), "first-use"),
         at=table.findings.lines.at(table.path),
     )
     for key, what in _LATER_KEYS.items():

@@ -37,6 +37,7 @@ from mcp_gateway.errors import (
     Unreachable,
 )
 from mcp_gateway.frontdoor.consent import consent_answer
+from mcp_gateway.frontdoor.discovery import TOOLS, Discovery
 from mcp_gateway.frontdoor.protocol import CALLS, LISTS, Asked, CallMethod, negotiate_legacy
 from mcp_gateway.frontdoor.seals import SealBrokenError
 from mcp_gateway.frontdoor.subscriber import Subscriber
@@ -100,8 +101,10 @@ class Answers:
         new_request_id: Callable[[], str],
         wire_tasks: WireTasks,
         updates: Updates,
+        search_above: int = 0,
     ) -> None:
         self._gateway = gateway
+        self._discovery = Discovery(gateway, search_above) if search_above else None
         self._cursors = cursors
         self._wire_tasks = wire_tasks
         self._updates = updates
@@ -157,11 +160,16 @@ class Answers:
         return await self._others[asked.method](caller, asked, reply)
 
     async def _call(self, caller: Caller, asked: Asked, call: CallMethod, reply: Reply) -> Json:
+        if self._discovery is not None:
+            asked = self._undone(self._discovery, asked)
         name, arguments = asked.params.get(call.name_key), asked.params.get("arguments")
         if not isinstance(name, str):
             raise MalformedError(f"params.{call.name_key} must be a string")
         if not (arguments is None or isinstance(arguments, dict)):
             raise MalformedError("params.arguments must be an object")
+        if self._discovery is not None and call.kind is Kind.TOOL and self._discovery.answers(name):
+            found = await self._discovery.answer(caller, self._request(asked, Verb.SEARCH, call.kind, name))
+            return {"result": self.stamped(found, asked.era)}
         outcome = await self._gateway.ask(caller, self._request(asked, call.verb, call.kind, name), reply)
         return self._told(caller, outcome, asked, reply)
 
@@ -170,6 +178,12 @@ class Answers:
             task = self._wire_tasks.given(caller, outcome.target, outcome.result)
             return {"result": self.stamped(task, asked.era)}
         return self._relayed(outcome, asked, reply)
+
+    def _undone(self, discovery: Discovery, asked: Asked) -> Asked:
+        try:
+            return discovery.undone(asked)
+        except BadRequest as e:
+            raise MalformedError(str(e)) from e
 
     async def _wire_task(self, caller: Caller, asked: Asked, reply: Reply) -> Json:
         """What is asked about a tool call that became a wire task (SEP-2663), decided anew for its tool."""
@@ -238,6 +252,8 @@ class Answers:
             await self.note_misuse(caller, asked)
             raise
         page = await self._gateway.list(caller, self._request(asked, Verb.LIST, kind, ""), start)
+        if kind is Kind.TOOL and self._discovery is not None and self._discovery.stands_for(page.of):
+            return {member: list(TOOLS), "ttlMs": 0, "cacheScope": "private"}
         result: Json = {member: [target.definition for target in page.targets]}
         if page.following is not None:
             result["nextCursor"] = self._cursors.seal(page.following, scope)
@@ -315,6 +331,7 @@ class Answers:
     async def permit(self, caller: Caller, asked: Asked) -> None:
         """Decide a retry that attaches to a call under way, and write that down. Raises `NotAvailable`."""
         call = CALLS[asked.method]
+        asked = asked if self._discovery is None else self._undone(self._discovery, asked)
         name = str(asked.params.get(call.name_key))
         await self._gateway.permit(caller, self._request(self._numbered(asked), call.verb, call.kind, name))
 

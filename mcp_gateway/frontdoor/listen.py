@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -28,6 +29,9 @@ from mcp_gateway.revisions import META_CAPABILITIES, META_CLIENT, META_SERVER, M
 
 MAX_SUBSCRIBERS: Final = 10_000
 MAX_SUBSCRIBERS_PER_AGENT: Final = 2_000
+
+SLICE_S: Final = 0.01
+"""How long lists are worked out at a stretch before calls get their turn."""
 
 _HONOURED: Final = {
     "toolsListChanged": (Kind.TOOL,),
@@ -93,6 +97,8 @@ class Bulletin:
         self._server_info = server_info
         self._subscribers: set[Subscriber] = set()
         self._count_of: Counter[str] = Counter()
+        self._untold: deque[Subscriber] = deque()
+        self._known: _Known = {}
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Begin to listen. Raises `OverLimit` when too many do already."""
@@ -113,11 +119,25 @@ class Bulletin:
             self._count_of[subscriber.agent] -= 1
 
     def publish(self) -> int:
-        """The snapshot was swapped: tell everyone whose lists changed. Returns how many were told."""
+        """The snapshot was swapped: tell everyone whose lists changed. Returns how many were told at once.
+
+        Working out thousands of lists takes seconds: it is done a little at a time, so that calls go on meanwhile.
+        """
         self._updates.reroute()
         self._task_news.watch()
-        known: _Known = {}
-        return sum(self._tell_if_changed(subscriber, known) for subscriber in list(self._subscribers))
+        is_under_way = bool(self._untold)
+        self._untold, self._known = deque(self._subscribers), {}
+        return 0 if is_under_way else self._tell_some()
+
+    def _tell_some(self) -> int:
+        told, until = 0, time.monotonic() + SLICE_S
+        while self._untold and time.monotonic() < until:
+            subscriber = self._untold.popleft()
+            if subscriber in self._subscribers:
+                told += self._tell_if_changed(subscriber, self._known)
+        if self._untold:
+            asyncio.get_running_loop().call_soon(self._tell_some)
+        return told
 
     async def open(self, listening: Listening, subscriber: Subscriber) -> Json:
         """Begin to serve a `subscriptions/listen`; whatever comes of it, `unsubscribe` in the end.

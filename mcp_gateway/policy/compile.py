@@ -6,7 +6,8 @@ Pure: no clock, disk or network. What is remembered between questions is bounded
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from mcp_gateway.policy.document import Agent, Grant, PolicyDocument, Task
 from mcp_gateway.policy.patterns import Match, Pattern
 from mcp_gateway.policy.tables import Place
 
-MAX_REMEMBERED: Final = 8192
+MAX_REMEMBERED: Final = 32_768
 """Most targets whose candidates are remembered. Agents choose URIs, so it has to have an end."""
 MAX_REMEMBERED_NAME: Final = 512
 
@@ -59,10 +60,38 @@ class Candidates:
     """Whether a call can have more to meet than conditions, its tags aside."""
 
 
+class LineIndex:
+    """The lines of one task by what they can speak of: a lookup among thousands tries only a few of them."""
+
+    def __init__(self, lines: Sequence[Grant]) -> None:
+        self._exact: dict[tuple[Kind, str, str], list[Grant]] = defaultdict(list)
+        self._others: dict[tuple[Kind, str], list[Grant]] = defaultdict(list)
+        for line in lines:
+            for pattern in line.patterns:
+                # A URI has several spellings, and a deny speaks of all of them: only names can be looked up.
+                if pattern.name.is_literal and pattern.kind is not Kind.RESOURCE:
+                    self._exact[pattern.kind, pattern.upstream, pattern.name.text].append(line)
+                else:
+                    self._others[pattern.kind, pattern.upstream].append(line)
+
+    def about(self, kind: Kind, upstream: str, name: str) -> Iterable[Grant]:
+        """Every line that may speak of `upstream/name`, each once; `Pattern` tells which do."""
+        kind = Kind.RESOURCE if kind is Kind.TEMPLATE else kind
+        found: dict[int, Grant] = {}
+        for where in (upstream, "*"):
+            for lines in (self._exact.get((kind, where, name), ()), self._others.get((kind, where), ())):
+                found.update((id(line), line) for line in lines)
+        return found.values()
+
+
 class Policy:
     """Every agent's tasks and every task's lines. Compare versions to compare policies."""
 
-    def __init__(self, document: PolicyDocument) -> None:
+    def __init__(self, document: PolicyDocument, shadow: Policy | None = None) -> None:
+        self.shadow = shadow
+        """What the policy would be were everything in it enforced; None: it is."""
+        self.live: Policy = self if shadow is None else Policy(document)
+        """The same without a shadow."""
         self.text = canonical_text(document.sources)
         self.version = _version(document.sources)
         self.warnings = document.warnings
@@ -93,6 +122,7 @@ class Policy:
         self.budgets = document.budgets
         self._budgets_of: dict[tuple[Kind, str, str], tuple[BudgetRule, ...]] = {}
         self._refusals = {reason: Decision(Effect.DENIED, reason, policy_version=self.version) for reason in Reason}
+        self._lines = {name: (LineIndex(task.denies), LineIndex(task.grants)) for name, task in self.tasks.items()}
         self._remembered: dict[tuple[str, Kind, str, str], Candidates] = {}
 
     def agents_for(self, claims: Mapping[str, Any]) -> tuple[str, ...]:
@@ -136,9 +166,9 @@ class Policy:
         return found
 
     def _look_up(self, task: str, kind: Kind, upstream: str, name: str) -> Candidates:
-        written = self.tasks[task]
-        denies = self._matching(written.denies, kind, upstream, name, is_deny=True)
-        grants = self._matching(written.grants, kind, upstream, name, is_deny=False)
+        all_denies, all_grants = self._lines[task]
+        denies = self._matching(all_denies.about(kind, upstream, name), kind, upstream, name, is_deny=True)
+        grants = self._matching(all_grants.about(kind, upstream, name), kind, upstream, name, is_deny=False)
         waiting = self._first_calls[task]
         first_calls = tuple(f for f in waiting if f.pattern.allows(kind, upstream, name) is Match.ALL)
         demanding = any(grant.grant.demands is not None for grant in grants)
@@ -146,7 +176,7 @@ class Policy:
         return Candidates(denies, grants, settled, first_calls, demanding, demanding or bool(first_calls))
 
     def _matching(
-        self, lines: Sequence[Grant], kind: Kind, upstream: str, name: str, *, is_deny: bool
+        self, lines: Iterable[Grant], kind: Kind, upstream: str, name: str, *, is_deny: bool
     ) -> tuple[Candidate, ...]:
         """The matching lines, each by its widest pattern, in an order that does not depend on how they were read."""
         found = []
@@ -185,7 +215,9 @@ def _name(agent: Agent) -> str:
 
 def compile_policy(document: PolicyDocument) -> Policy:
     """Compile a document. `compile_policy(PolicyDocument())` denies everything."""
-    return Policy(document)
+    if not document.has_shadow:
+        return Policy(document)
+    return Policy(document.enforced(), Policy(document))
 
 
 def canonical_text(sources: Mapping[str, str]) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import chain
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mcp_gateway.config.toml_lines import did_you_mean
 from mcp_gateway.policy.engine import compile_expression, evaluate
@@ -23,6 +24,9 @@ from mcp_gateway.policy.expression import (
     Problem,
     Reference,
 )
+
+if TYPE_CHECKING:
+    from cel import Program
 
 FIELDS: Final[Mapping[str, frozenset[str] | None]] = {
     "args": None,
@@ -69,9 +73,15 @@ def check(text: str) -> Expression:
     return expression
 
 
+@lru_cache(maxsize=64)  # what has just been checked is compiled next
+def program_of(text: str) -> Program:
+    """The CEL program of a text. Raises `ValueError` where it is none."""
+    return compile_expression(text)
+
+
 def _check_syntax(text: str) -> None:
     try:
-        compile_expression(text)
+        program_of(text)
     except ValueError as e:
         place = _ERROR_PLACE.search(str(e))
         message = f"{place[3]} (line {place[1]}, character {place[2]})" if place else "it cannot be parsed"

@@ -18,11 +18,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
-from functools import reduce
+from functools import cached_property, lru_cache, reduce
 from typing import TYPE_CHECKING, Any, Final
 
-from mcp_gateway.policy.condition_checks import FIELDS, check
-from mcp_gateway.policy.engine import compile_expression
+from mcp_gateway.policy.condition_checks import FIELDS, check, program_of
 from mcp_gateway.policy.expression import All, AnyOf, Choice, Expression, Leaf, Node, Not
 
 if TYPE_CHECKING:
@@ -58,6 +57,8 @@ class Scope:
     """None: not known yet."""
     granted: frozenset[str] | None = None
     """The scopes of the caller's token; None: it has none and can get none."""
+    hidden: frozenset[str] = frozenset()
+    """Names whose values are not known here at all, as those of a past call that the audit does not keep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,8 @@ class _LeafProgram:
 
     def values(self, scope: Scope) -> tuple[Values, str]:
         """Every value some arguments could give it."""
+        if scope.hidden and any(root in scope.hidden for root, _ in self.program.reads):
+            return ANYTHING, ""
         if scope.args is not None or not self.program.reads_args:
             return self.program.evaluate(scope)
         missing = next((need.text for need in self.needs if not need.exists(scope)), None)
@@ -145,10 +148,8 @@ class Condition:
         expression = check(text)
         self.text = text
         self._tree = expression.tree()
-        leaves = {leaf.expression.text: leaf.expression for leaf in _leaves(self._tree)}
-        self._leaves = {text: _compile_leaf(leaf) for text, leaf in leaves.items()}
-        costs = tuple(cost for leaf in self._leaves.values() for cost in leaf.program.costs)
-        self._whole = _compile(expression, costs)
+        self._parts = {leaf.expression.text: leaf.expression for leaf in _leaves(self._tree)}
+        self._whole = _compile(expression, tuple(_cost_of(leaf) for leaf in self._parts.values()))
 
     @property
     def reads_args(self) -> bool:
@@ -163,9 +164,24 @@ class Condition:
         """The names it refers to, of those in `condition_checks.FIELDS`."""
         return frozenset(root for root, _ in self._whole.reads)
 
+    @cached_property
+    def reads(self) -> Mapping[str, frozenset[str] | None]:
+        """Each name it refers to with the fields it reads of it; None: all of it."""
+        return dict(self._whole.reads)
+
+    @property
+    def leaves(self) -> tuple[Expression, ...]:
+        """Its parts that have no boolean structure of their own, in the order written."""
+        return tuple(self._parts.values())
+
+    @cached_property
+    def _leaves(self) -> Mapping[str, _LeafProgram]:
+        # Only lists and explanations look at parts: a large policy is compiled in half the time without them.
+        return {text: _compile_leaf(leaf) for text, leaf in self._parts.items()}
+
     def values(self, scope: Scope) -> Values:
         """Every value the condition could have; exactly one where the arguments are known or do not matter."""
-        if scope.args is not None or not self._whole.reads_args:
+        if not scope.hidden and (scope.args is not None or not self._whole.reads_args):
             return self._whole.evaluate(scope)[0]
         found = {text: leaf.values(scope)[0] for text, leaf in self._leaves.items()}
         return _combine(self._tree, found)
@@ -208,6 +224,7 @@ def compile_amount(text: str) -> Amount:
     return Amount(text)
 
 
+@lru_cache(maxsize=16_384)  # one edit leaves most conditions as they were
 def compile_condition(text: str) -> Condition:
     """Compile one condition. Raises `expression.ConditionError` with everything wrong in it.
 
@@ -236,7 +253,7 @@ def _compile(expression: Expression, costs: tuple[tuple[int, int], ...]) -> _Pro
     reads = tuple((root, None if names is None else frozenset(names)) for root, names in fields.items())
     return _Program(
         text=expression.text,
-        compiled=compile_expression(expression.text),
+        compiled=program_of(expression.text),
         reads=reads,
         costs=costs,
         reads_args="args" in fields,
@@ -251,8 +268,11 @@ def _compile_leaf(leaf: Expression) -> _LeafProgram:
         if reference.root in FIELDS and reference.root != "args" and not reference.is_lazy
     }
     needs = tuple(_compile(Expression(chain), ()) for chain in sorted(chains))
-    steps = len(leaf.tokens) + _REGEX_STEPS * len(list(leaf.regex_literals()))
-    return _LeafProgram(_compile(leaf, ((leaf.loops(), steps),)), needs)
+    return _LeafProgram(_compile(leaf, (_cost_of(leaf),)), needs)
+
+
+def _cost_of(leaf: Expression) -> tuple[int, int]:
+    return leaf.loops(), len(leaf.tokens) + _REGEX_STEPS * len(list(leaf.regex_literals()))
 
 
 def _leaves(node: Node) -> Iterator[Leaf]:

@@ -47,15 +47,18 @@ _METHOD_OF_USE: Final = {
 _AFTER_A_CALL: Final = (Verb.TASK_GET, Verb.TASK_UPDATE, Verb.TASK_CANCEL)
 """About a call whose arguments were judged when it was made, and are not sent again."""
 
-_WITHOUT_ARGUMENTS: Final = (Verb.LIST, Verb.COMPLETE, *_AFTER_A_CALL)
+_WITHOUT_ARGUMENTS: Final = (Verb.LIST, Verb.SEARCH, Verb.COMPLETE, *_AFTER_A_CALL)
 _JUDGED_AS_USE: Final = (*_WITHOUT_ARGUMENTS, Verb.SUBSCRIBE)
 
 
 def decide(policy: Policy, caller: Caller, request: Request, target: Target | None, now: datetime) -> Decision:
     """What `policy` says; `target` is None where the catalog knows none by that name.
 
-    A list itself (`Verb.LIST` without a target) is allowed with `Reason.LIST`: each entry is decided by itself.
+    A list itself (`Verb.LIST` without a target) is allowed with `Reason.LIST`: each entry is decided by itself. What
+    is in shadow has no say; its verdict stands beside the decision of a call where a line of it speaks of the target.
     """
+    if policy.shadow is not None and target is not None and request.verb is not Verb.LIST:
+        return _beside(decide(policy.live, caller, request, target, now), policy.shadow, caller, request, target, now)
     refused = refusal(policy, caller, now)
     if refused is not None:
         return policy.refusal(refused)
@@ -67,7 +70,7 @@ def decide(policy: Policy, caller: Caller, request: Request, target: Target | No
     decision, scope = candidates.settled, None
     if decision is None:
         scope = scope_of(caller, request, target, now)
-        decision = _for_verb(policy, request.verb, _weigh(policy, candidates, scope))
+        decision = for_verb(policy, request.verb, weigh(policy, candidates, scope))
     has_more = caller.started is not None or (policy.has_terms and (target.tags or candidates.bears_terms))
     if not has_more or not decision.visible:
         return decision
@@ -78,6 +81,20 @@ def sees_what_its_task_sees(policy: Policy, caller: Caller, now: datetime) -> bo
     """Whether all there is to know about what a caller may see is its task: then one list serves everybody on it."""
     is_plain = caller.started is None and caller.person is None and not caller.claims
     return is_plain and refusal(policy, caller, now) is None and policy.is_unconditional(caller.task or "")
+
+
+def _beside(
+    decision: Decision, shadow: Policy, caller: Caller, request: Request, target: Target, now: datetime
+) -> Decision:
+    """The decision, with what it would be were nothing in shadow."""
+    if refusal(shadow, caller, now) is not None:
+        return decision
+    candidates = shadow.candidates(caller.task or "", target.kind, target.upstream, target.name)
+    agent = shadow.agents[caller.agent]
+    if not (agent.is_shadow or any(line.grant.is_shadow for line in (*candidates.denies, *candidates.grants))):
+        return decision
+    verdict = decide(shadow, caller, request, target, now)
+    return replace(decision, shadow=verdict.effect.value, shadow_at=verdict.grant)
 
 
 def refusal(policy: Policy, caller: Caller, now: datetime) -> Reason | None:
@@ -115,7 +132,7 @@ def _with_terms(
     forbidden = terms.forbidding(rules, target) if target.tags else None
     if forbidden is not None:
         return Decision(Effect.DENIED, Reason.FLOW, str(forbidden.at), policy.version, forbidden.reason)
-    if not decision.allowed or request.verb is Verb.LIST:
+    if not decision.allowed or request.verb in (Verb.LIST, Verb.SEARCH):
         return decision
     offers: tuple[Offer, ...] = ()
     if scope is not None and candidates.demanding and request.verb in terms.USES and request.inputs is None:
@@ -201,7 +218,8 @@ def _arguments(request: Request, target: Target) -> Mapping[str, Any] | None:
     return request.arguments
 
 
-def _weigh(policy: Policy, candidates: Candidates, scope: Scope) -> Decision:
+def weigh(policy: Policy, candidates: Candidates, scope: Scope) -> Decision:
+    """What the lines that speak of a target come to; `DEPENDS` where that hangs on what `scope` does not know."""
     denies = [(deny, holds(deny, scope)) for deny in candidates.denies]
     # A deny that cannot be false denies, whether it is true or cannot be evaluated.
     certain = [(deny, values) for deny, values in denies if not values & FALSE]
@@ -242,13 +260,13 @@ def _none_holds(policy: Policy, grants: Sequence[tuple[Candidate, Values]]) -> D
     return policy.decided(Effect.DENIED, Reason.CONDITION_FALSE, grants[0][0])
 
 
-def _for_verb(policy: Policy, verb: Verb, decision: Decision) -> Decision:
+def for_verb(policy: Policy, verb: Verb, decision: Decision) -> Decision:
     """`DEPENDS` is an answer for lists only. A completion reveals no more than the list does, and what comes after a
     call no more than that call, which the arguments then allowed."""
     if decision.effect is not Effect.DEPENDS or verb is Verb.LIST:
         return decision
     if decision.reason is Reason.INSUFFICIENT_SCOPE:
         return replace(decision, effect=Effect.DENIED)
-    if verb is Verb.COMPLETE or verb in _AFTER_A_CALL:
+    if verb in (Verb.COMPLETE, Verb.SEARCH) or verb in _AFTER_A_CALL:
         return Decision(Effect.ALLOWED, decision.reason, decision.grant, policy.version)
     return Decision(Effect.DENIED, Reason.CONDITION_UNEVALUABLE, decision.grant, policy.version)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
 
 # Keys that are enforced, by the type they have; and those that are designed and not enforced yet.
-_TOP: Final[Mapping[str, type]] = {"agents": dict, "tasks": dict, "flow": list, "budgets": dict}
+_TOP: Final[Mapping[str, type]] = {"agents": dict, "tasks": dict, "flow": list, "budgets": dict, "mode": str}
 _AGENT: Final[Mapping[str, type]] = {"match": str, "tasks": list, "default_task": str}
 _TASK: Final[Mapping[str, type]] = {
     "purpose": str,
@@ -48,6 +48,7 @@ _TASK: Final[Mapping[str, type]] = {
     "context": list,
     "flow": list,
     "models": dict,
+    "mode": str,
 }
 _MODELS: Final[Mapping[str, type]] = {"allow": list, "provider_tools": list}
 _GRANT: Final[Mapping[str, type]] = {
@@ -57,13 +58,15 @@ _GRANT: Final[Mapping[str, type]] = {
     "limit": dict,
     "after": dict,
     "approval": str,
+    "mode": str,
 }
-_DENY: Final[Mapping[str, type]] = {"tools": list, "when": str, "reason": str}
-_TOP_LATER: Final = frozenset({"mode"})
+_DENY: Final[Mapping[str, type]] = {"tools": list, "when": str, "reason": str, "mode": str}
+_TOP_LATER: Final[frozenset[str]] = frozenset()
 _AGENT_LATER: Final[frozenset[str]] = frozenset()
-_TASK_LATER: Final = frozenset({"routes", "mode"})
-_GRANT_LATER: Final = frozenset({"mode"})
-_DENY_LATER: Final = frozenset({"mode"})
+_TASK_LATER: Final = frozenset({"routes"})
+_GRANT_LATER: Final[frozenset[str]] = frozenset()
+_DENY_LATER: Final[frozenset[str]] = frozenset()
+_MODES: Final = ("enforce", "shadow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,8 @@ class Grant:
     """What it asks for besides its condition."""
     scopes: frozenset[str] = frozenset()
     """What the caller's token must have been given, all of it; a grant only."""
+    is_shadow: bool = False
+    """Judged and recorded beside the live decision, never enforced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,8 @@ class Agent:
     at: Place
     match: Condition | None = None
     """Over the claims of a verified token: whether it is this agent's."""
+    is_shadow: bool = False
+    """Named only in a file that is in shadow: to the live policy it is a stranger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +134,25 @@ class PolicyDocument:
     """Those of every task."""
     warnings: tuple[Complaint, ...] = ()
     budgets: tuple[BudgetRule, ...] = ()
+
+    @property
+    def has_shadow(self) -> bool:
+        """Whether some line is not enforced."""
+        lines = (line for task in self.tasks.values() for line in (*task.grants, *task.denies))
+        return any(line.is_shadow for line in lines) or any(agent.is_shadow for agent in self.agents.values())
+
+    def enforced(self) -> PolicyDocument:
+        """The same without what is in shadow. Tasks stay, empty if need be: a live agent may name them."""
+        agents = {name: agent for name, agent in self.agents.items() if not agent.is_shadow}
+        tasks = {
+            name: replace(task, grants=_enforced(task.grants), denies=_enforced(task.denies))
+            for name, task in self.tasks.items()
+        }
+        return replace(self, agents=agents, tasks=tasks)
+
+
+def _enforced(lines: Sequence[Grant]) -> tuple[Grant, ...]:
+    return tuple(line for line in lines if not line.is_shadow)
 
 
 def load(directory: Path) -> PolicyDocument:
@@ -209,14 +235,16 @@ class _Reader:
     def read_file(self, document: Mapping[str, Any], lines: Lines) -> None:
         table = Table(document, (), lines, self._complaints)
         table.check_keys(_TOP, _TOP_LATER)
+        is_shadow = _is_shadow(table)
         for name, agent in table.tables("agents"):
             if self._is_new("agent", name, self.agents, agent):
-                self.agents[name] = _read_agent(name, agent)
+                self.agents[name] = replace(_read_agent(name, agent), is_shadow=is_shadow)
                 self._agent_lines[name] = lines
         for name, task in table.tables("tasks"):
             if self._is_new("task", name, self.tasks, task):
-                self.tasks[name] = _read_task(name, task)
-        self.flows.extend(read_flow(each) for each in table.array("flow"))
+                self.tasks[name] = _in_shadow(_read_task(name, task), is_shadow or _is_shadow(task))
+        flows = [read_flow(each) for each in table.array("flow")]
+        self.flows.extend(() if is_shadow else flows)
         for name, budget in table.tables("budgets"):
             if self._is_new("budget", name, self.budgets, budget):
                 self.budgets[name] = read_budget_rule(name, budget)
@@ -317,7 +345,7 @@ def _read_grant(table: Table, known: Mapping[str, type], later: frozenset[str], 
     patterns = _patterns(table, "tools", list(table.texts("tools")), any_upstream=any_upstream)
     demands = None if any_upstream else read_demands(table)
     condition, reason = _condition(table, "when"), table.text("reason") or ""
-    return Grant(table.place(), patterns, condition, reason, demands, _scopes(table))
+    return Grant(table.place(), patterns, condition, reason, demands, _scopes(table), _is_shadow(table))
 
 
 def _scopes(table: Table) -> frozenset[str]:
@@ -327,6 +355,22 @@ def _scopes(table: Table) -> frozenset[str]:
             table.complain(("scopes", index), f"{text!r} is no scope", 'one word, such as "crm:write"')
         scopes.append(text)
     return frozenset(scopes)
+
+
+def _in_shadow(task: Task, is_shadow: bool) -> Task:
+    """The task with all its lines in shadow, if it is; what it rules out is then not enforced either."""
+    if not is_shadow:
+        return task
+    grants, denies = ([replace(line, is_shadow=True) for line in lines] for lines in (task.grants, task.denies))
+    return replace(task, grants=tuple(grants), denies=tuple(denies), flows=())
+
+
+def _is_shadow(table: Table) -> bool:
+    """Whether its `mode` says that nothing in it is enforced."""
+    mode = table.text("mode")
+    if mode is not None and mode not in _MODES:
+        table.complain(("mode",), f"'mode' cannot be {mode!r}", did_you_mean(mode, _MODES))
+    return mode == "shadow"
 
 
 def _patterns(table: Table, key: str, texts: Sequence[tuple[int, str]], *, any_upstream: bool) -> tuple[Pattern, ...]:

@@ -16,6 +16,7 @@ from mcp_gateway.policy.conditions import TRUE, LeafTrace, Scope, describe
 from mcp_gateway.policy.decide import decide, holds, refusal, scope_of
 from mcp_gateway.policy.demands import told
 from mcp_gateway.policy.document import Grant
+from mcp_gateway.policy.remedies import remedies
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,10 @@ class Explanation:
     decision: Decision
     lines: tuple[Line, ...]
     others: tuple[Other, ...]
+    remedies: tuple[str, ...] = ()
+    """What would have to change for it to be allowed."""
+    in_shadow: tuple[Line, ...] = ()
+    """Lines that are not enforced."""
 
     def to_dict(self) -> dict[str, Any]:
         """The explanation as plain JSON values."""
@@ -81,7 +86,9 @@ class Explanation:
             "target": self.target,
             "decision": {name: str(value) for name, value in asdict(replace(self.decision, terms=None)).items()},
             "lines": [asdict(line) for line in self.lines],
+            "in_shadow": [asdict(line) for line in self.in_shadow],
             "others": [{"agent": o.agent, "task": o.task, "effect": str(o.effect)} for o in self.others],
+            "would_have_to_change": list(self.remedies),
         }
 
     def to_lines(self) -> list[str]:
@@ -96,6 +103,12 @@ class Explanation:
             lines.append(f"because: {self.decision.message}")
         for line in self.lines:
             lines.extend(_line_text(line))
+        if self.decision.shadow:
+            by = f" by {self.decision.shadow_at}" if self.decision.shadow_at else ""
+            lines.append(f"in shadow: {self.decision.shadow}{by}")
+        for line in self.in_shadow:
+            lines.extend(_line_text(line))
+        lines.extend(f"would have to change: {remedy}" for remedy in self.remedies)
         lines.extend(f"could: {other.agent} on task {other.task} ({other.effect})" for other in self.others)
         return lines
 
@@ -108,20 +121,37 @@ def explain(policy: Policy, caller: Caller, request: Request, target: Target | N
     if target is not None:
         others = tuple(_others(policy, caller, request, target, now))
         if refusal(policy, caller, now) is None:
-            lines = tuple(_lines(policy, caller, target, scope_of(caller, request, target, now), decision))
-    return Explanation(caller.agent, caller.task, target.key if target else "", decision, lines, others)
+            lines = tuple(_lines(policy, caller, target, scope_of(caller, request, target, now), decision.grant))
+    in_shadow = _in_shadow(policy, caller, request, target, now, decision) if policy.shadow is not None else ()
+    changes = tuple(remedies(policy, caller, target, decision.reason, lines))
+    key = target.key if target else ""
+    return Explanation(caller.agent, caller.task, key, decision, lines, others, changes, in_shadow)
 
 
-def _lines(policy: Policy, caller: Caller, target: Target, scope: Scope, decision: Decision) -> Iterator[Line]:
+def _in_shadow(
+    policy: Policy, caller: Caller, request: Request, target: Target | None, now: datetime, decision: Decision
+) -> tuple[Line, ...]:
+    """The lines of the task that only the policy in shadow has."""
+    shadow = policy.shadow
+    if shadow is None or target is None or refusal(shadow, caller, now) is not None:
+        return ()
+    scope = scope_of(caller, request, target, now)
+    task = shadow.tasks[caller.task or ""]
+    hidden = {str(line.at) for line in (*task.grants, *task.denies) if line.is_shadow}
+    lines = _lines(shadow, caller, target, scope, decision.shadow_at)
+    return tuple(replace(line, effect=f"{line.effect} (in shadow)") for line in lines if line.at in hidden)
+
+
+def _lines(policy: Policy, caller: Caller, target: Target, scope: Scope, decided_by: str) -> Iterator[Line]:
     task = policy.tasks[caller.task or ""]
     candidates = policy.candidates(task.name, target.kind, target.upstream, target.name)
     matching = {id(candidate.grant): candidate for candidate in (*candidates.denies, *candidates.grants)}
     for effect, grants in (("deny", task.denies), ("grant", task.grants)):
         for grant in sorted(grants, key=lambda grant: grant.at):
-            yield _line(effect, grant, matching.get(id(grant)), scope, decision)
+            yield _line(effect, grant, matching.get(id(grant)), scope, decided_by)
 
 
-def _line(effect: str, grant: Grant, candidate: Candidate | None, scope: Scope, decision: Decision) -> Line:
+def _line(effect: str, grant: Grant, candidate: Candidate | None, scope: Scope, decided_by: str) -> Line:
     matched, value = "", ""
     parts: tuple[Part, ...] = ()
     if candidate is not None:
@@ -136,7 +166,7 @@ def _line(effect: str, grant: Grant, candidate: Candidate | None, scope: Scope, 
         value=value,
         lacks=tuple(sorted(grant.scopes - (scope.granted or frozenset()))) if candidate is not None else (),
         parts=parts,
-        decided=candidate is not None and str(grant.at) == decision.grant,
+        decided=candidate is not None and str(grant.at) == decided_by,
         demands=told(grant.demands) if grant.demands else (),
     )
 

@@ -126,6 +126,7 @@ class Expression:
         self.text = text
         self.tokens = _tokenize(text)
         self._pairs = _match_brackets(self.tokens)
+        self._references: list[Reference] | None = None
 
     def tree(self) -> Node:
         """The boolean structure, down to leaves that have none."""
@@ -148,6 +149,8 @@ class Expression:
 
     def bound_names(self) -> set[str]:
         """Names that loops bind: the `x` of `list.all(x, x > 0)`."""
+        if not any(token.text in LOOPS for token in self.tokens):
+            return set()
         return {self.tokens[i + 2].text for i in range(len(self.tokens) - 2) if self._is_macro(i)}
 
     def struct_names(self) -> list[str]:
@@ -156,6 +159,11 @@ class Expression:
 
     def references(self) -> list[Reference]:
         """Every variable read, names that loops bind left out."""
+        if self._references is None:
+            self._references = self._find_references()
+        return self._references
+
+    def _find_references(self) -> list[Reference]:
         bound = self.bound_names()
         lazy = self._lazy_ranges()
         bodies = [(i + 1, self._pairs[i + 1]) for i in range(len(self.tokens)) if self._is_macro(i)]

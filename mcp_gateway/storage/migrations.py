@@ -176,7 +176,19 @@ _STARTED_TASKS: Final[Step] = (
     """,
 )
 
-STEPS: Final[tuple[Step, ...]] = (_TABLES + _VIEWS, _STARTED_TASKS)
+_SHADOW: Final[Step] = (
+    "ALTER TABLE entries ADD COLUMN shadow TEXT",
+    "ALTER TABLE entries ADD COLUMN shadow_at TEXT",
+    """
+    CREATE VIEW shadow_flips AS
+    SELECT agent, task, upstream, name, decision, shadow, shadow_at, count(*) AS calls, max(at) AS last_at
+    FROM entries WHERE phase = 'decided' AND shadow IS NOT NULL AND shadow <> decision
+    GROUP BY agent, task, upstream, name, decision, shadow, shadow_at ORDER BY calls DESC
+    """,
+)
+"""What a policy in shadow would have decided, beside what was."""
+
+STEPS: Final[tuple[Step, ...]] = (_TABLES + _VIEWS, _STARTED_TASKS, _SHADOW)
 """All steps so far; `len(STEPS)` is the version this program writes."""
 
 

@@ -136,6 +136,7 @@ def _way_of(config: ServerConfig) -> ServerConfig:
         sampling_max_calls=0,
         tags=frozenset(),
         tool_tags=NOTHING,
+        trust="first-use",
         at="",
         shown="",
     )

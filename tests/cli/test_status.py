@@ -8,6 +8,7 @@ import pytest
 from fakes.gateway_process import serving
 from fakes.operator_files import FILES
 from mcp_gateway.cli import status
+from mcp_gateway.config.servers import load
 
 
 def test_where_none_runs_the_files_are_all_there_is(operator: Any) -> None:
@@ -52,3 +53,12 @@ def test_another_room_can_add_a_section(operator: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(status, "SECTIONS", [*status.SECTIONS, weather])
     assert operator.json("status", exits=1)["weather"] == {"sky": "blue"}
     assert operator.run("status", exits=1).stdout.endswith("weather\n  blue\n")
+
+
+def test_what_is_held_back_and_what_lists_cost_is_part_of_the_status(operator: Any) -> None:
+    lists = [{"agent": "reader", "task": "read", "tools": 900, "tokens": 290, "searched": True}]
+    view = status.View(load(operator.folder / "servers.toml", {}), {"held": ["mail/send"], "lists": lists})
+    found = {make(view).name: make(view) for make in (status._held_back, status._lists)}
+    assert found["held_back"].data == ["mail/send"]
+    assert found["held_back"].lines == ("  mail/send (mcp-gateway pins diff)",)
+    assert found["lists"].data == lists

@@ -304,6 +304,7 @@ async def parts(
     page_size: int = 1000,
     identity: IdentityConfig | None = None,
     policy: str = POLICY,
+    search_above: int = 0,
     **step: Any,
 ) -> AsyncIterator[Front]:
     """Everything but the socket. `identity`: whose tokens are believed. `step` are settings of the `Doorstep`."""
@@ -328,7 +329,7 @@ async def parts(
         ids = iter(range(1, 1_000_000))
         wire_tasks = WireTasks(Seals(b"k" * 32, "wire task", WIRE_TASK_TTL_S), time.time)
         updates = Updates(gateway, lambda: f"r-{next(ids)}")
-        answers = Answers(gateway, Cursors(b"k" * 32), lambda: f"r-{next(ids)}", wire_tasks, updates)
+        answers = Answers(gateway, Cursors(b"k" * 32), lambda: f"r-{next(ids)}", wire_tasks, updates, search_above)
         task_news = TaskNews(gateway, wire_tasks, lambda: f"r{next(ids)}")
         bulletin, closers = Bulletin(gateway, SERVER_INFO, updates, task_news), Closers()
         used = UsedOnce(folder / "state")

@@ -6,7 +6,9 @@ import pytest
 from asking import NOON, call, caller, listing, policy_of, request, target
 
 from mcp_gateway.domain import Caller, Effect, Kind, Reason, Verb
+from mcp_gateway.policy.compile import compile_policy
 from mcp_gateway.policy.decide import decide
+from mcp_gateway.policy.document import from_sources
 
 REFUND = "[[tasks.work.grant]]\ntools = ['billing/refund']\nwhen = 'args.amount <= claims.limit'\n"
 
@@ -222,3 +224,22 @@ def test_a_completion_is_no_way_around_scopes() -> None:
     policy = policy_of(SCOPED)
     asked = decide(policy, caller(scope=""), request(Verb.COMPLETE), target("crm/put"), NOON)
     assert (asked.effect, asked.reason) == (Effect.DENIED, Reason.INSUFFICIENT_SCOPE)
+
+
+def test_a_shadow_verdict_names_the_line_that_would_decide() -> None:
+    policy = policy_of("allow = ['crm/get']\n[[tasks.work.deny]]\ntools = ['crm/*']\nmode = 'shadow'\n")
+    decision = call(policy, "crm/get")
+    assert (decision.effect, decision.shadow, decision.shadow_at) == ("allowed", "denied", "policy.toml:5")
+
+
+def test_nothing_is_recorded_of_targets_no_shadow_line_speaks_of() -> None:
+    policy = policy_of("allow = ['crm/get']\n[[tasks.work.deny]]\ntools = ['mail/*']\nmode = 'shadow'\n")
+    assert call(policy, "crm/get").shadow == ""
+
+
+def test_an_agent_of_a_file_in_shadow_is_a_stranger_and_gets_nothing() -> None:
+    policy = compile_policy(
+        from_sources({"new.toml": "mode = 'shadow'\n[agents.bot]\ntasks = ['work']\n[tasks.work]\nallow = ['a/b']\n"})
+    )
+    decision = call(policy, "a/b")
+    assert (decision.reason, decision.shadow) == ("unknown_agent", "allowed")

@@ -142,3 +142,33 @@ def test_what_a_list_says_for_sure_is_so_for_every_call(some: list[str], others:
             assert all(ask(policy, key, args).allowed for args in ARGS)
         if not listed.visible:
             assert not any(ask(policy, key, args).allowed for args in ARGS)
+
+
+def in_shadow(blocks: list[str]) -> list[str]:
+    return [f"{block}mode = 'shadow'\n" for block in blocks]
+
+
+@given(grants, denies, grants, denies)
+def test_what_is_in_shadow_never_changes_an_answer(
+    some: list[str], others: list[str], more: list[str], further: list[str]
+) -> None:
+    live, mixed = compiled([*some, *others]), compiled([*some, *others, *in_shadow([*more, *further])])
+    enforced = compiled([*some, *others, *more, *further])
+    for key in TARGETS:
+        for args in (None, *ARGS):
+            before, after = ask(live, key, args), ask(mixed, key, args)
+            assert (before.effect, before.reason) == (after.effect, after.reason)
+            if after.shadow:
+                assert after.shadow == ask(enforced, key, args).effect
+
+
+@given(grants, denies, grants, denies)
+def test_a_verdict_in_shadow_is_missing_only_where_it_would_change_nothing(
+    some: list[str], others: list[str], more: list[str], further: list[str]
+) -> None:
+    mixed = compiled([*some, *others, *in_shadow([*more, *further])])
+    enforced = compiled([*some, *others, *more, *further])
+    for key in TARGETS:
+        for args in ARGS:
+            decision = ask(mixed, key, args)
+            assert (decision.shadow or decision.effect) == ask(enforced, key, args).effect

@@ -81,11 +81,7 @@ def test_a_mistake_is_named_where_it_stands(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "mode = 'shadow'\n",
-        "[tasks.t]\nmode = 'shadow'\n",
         "[tasks.t.routes]\nallow = ['orders: GET /v1/**']\n",
-        "[[tasks.t.grant]]\ntools = ['a/b']\nmode = 'shadow'\n",
-        "[[tasks.t.deny]]\ntools = ['a/b']\nmode = 'shadow'\n",
     ],
 )
 def test_nobody_can_believe_in_a_limit_that_is_not_enforced(text: str) -> None:
@@ -170,3 +166,39 @@ def test_a_scope_is_one_word(scope: str) -> None:
 def test_a_deny_asks_for_no_scopes() -> None:
     [complaint] = complaints("[[tasks.t.deny]]\ntools = ['a/b']\nscopes = ['a']\n")
     assert "unknown key 'scopes'" in complaint
+
+
+SHADOWED = """
+[agents.new]
+tasks = ["t"]
+[tasks.t]
+allow = ["a/b"]
+[[tasks.t.deny]]
+tools = ["a/c"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "in_shadow"),
+    [
+        (SHADOWED, set()),
+        ("mode = 'shadow'\n" + SHADOWED, {"grant", "deny", "agent"}),
+        (SHADOWED.replace("[tasks.t]", "[tasks.t]\nmode = 'shadow'"), {"grant", "deny"}),
+        (SHADOWED + "mode = 'shadow'\n", {"deny"}),
+        ("mode = 'enforce'\n" + SHADOWED, set()),
+    ],
+)
+def test_a_line_is_in_shadow_by_its_own_word_its_task_s_or_its_file_s(text: str, in_shadow: set[str]) -> None:
+    document = from_sources({"a.toml": text})
+    task, agent = document.tasks["t"], document.agents["new"]
+    found = {"grant": task.grants[0].is_shadow, "deny": task.denies[0].is_shadow, "agent": agent.is_shadow}
+    assert {what for what, is_shadow in found.items() if is_shadow} == in_shadow
+    assert document.has_shadow == bool(in_shadow)
+    enforced = document.enforced()
+    assert len(enforced.agents) == (0 if "agent" in in_shadow else 1)
+    assert len(enforced.tasks["t"].grants) == (0 if "grant" in in_shadow else 1)
+    assert len(enforced.tasks["t"].denies) == (0 if "deny" in in_shadow else 1)
+
+
+def test_a_mode_that_does_not_exist_is_named() -> None:
+    assert complaints("mode = 'shadwo'\n") == ["a.toml:1: 'mode' cannot be 'shadwo' (did you mean 'shadow'?)"]

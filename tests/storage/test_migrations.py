@@ -26,6 +26,7 @@ def test_a_new_database_gets_all_tables_and_views(db: sqlite3.Connection) -> Non
     assert names(db, "table") >= {"entries", "policy_versions", "target_versions", "checkpoints", "runs", "entries_fts"}
     assert names(db, "view") == {
         "calls", "denied_today", "slowest_tools", "agent_tools", "unused_grants", "new_targets", "spend_by_agent",
+        "shadow_flips",
     }  # fmt: skip
     assert db.execute("PRAGMA user_version").fetchone() == (len(STEPS),)
 
@@ -57,6 +58,14 @@ def test_a_step_that_fails_leaves_nothing_half_done(db: sqlite3.Connection) -> N
         migrate(db)
     assert names(db, "table") == {"checkpoints"}
     assert db.execute("PRAGMA user_version").fetchone() == (0,)
+
+
+def test_a_database_of_the_first_release_is_brought_forward(db: sqlite3.Connection) -> None:
+    for statement in STEPS[0]:
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 1")
+    migrate(db)
+    assert {"shadow", "shadow_at"} <= {row[1] for row in db.execute("PRAGMA table_info(entries)")}
 
 
 def test_two_processes_may_take_the_steps_at_once(tmp_path: Path) -> None:
