@@ -461,6 +461,49 @@ class PastDecision(NamedTuple):
     """The id of the started task it belonged to."""
 
 
+class Stage(StrEnum):
+    """Which half of a call a guard looks at."""
+
+    ARGUMENTS = "arguments"  # what the agent sends: arguments, prompts, bodies
+    RESULTS = "results"  # what comes back
+
+
+class Action(StrEnum):
+    """What becomes of a call in which a guard finds something; the last is the strongest."""
+
+    ALERT = "alert"  # it goes on; log and audit say what was found
+    MASK = "mask"  # it goes on without what was found
+    BLOCK = "block"  # it ends here
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """One guard of the policy that applies to one call."""
+
+    at: str
+    """`file:line` of the guard."""
+    find: tuple[str, ...]
+    """Detectors by name, or `DETECTOR/KIND`."""
+    stages: frozenset[Stage]
+    action: Action
+    min_score: float = 0.5
+    """Findings that a detector is less sure of are passed over; from 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one guard found in one half of a call. Never the text itself."""
+
+    at: str
+    """`file:line` of the guard."""
+    stage: Stage
+    action: Action
+    counts: Mapping[str, int]
+    """How often each `DETECTOR/KIND` was found."""
+    score: float
+    """The highest."""
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
     """A secret for one upstream, as the headers that carry it. Never logged, never in an error."""
@@ -481,6 +524,7 @@ class OutcomeStatus(StrEnum):
     TOOL_ERROR = "tool_error"  # the tool ran and said isError
     RPC_ERROR = "rpc_error"  # the upstream answered with a JSON-RPC error
     BAD_ARGUMENTS = "bad_arguments"  # a guard refused the arguments, nothing was sent
+    BLOCKED = "blocked"  # a guard found in it what the policy does not let pass
     OVER_LIMIT = "over_limit"  # too large, too many or too often
     UNREACHABLE = "unreachable"  # no connection to the upstream, or it broke before an answer
     TIMED_OUT = "timed_out"  # no answer of the upstream in time

@@ -7,6 +7,7 @@
     │   ├── NotAvailable        unknown or forbidden: the agent cannot tell which, the audit can
     │   ├── BadRequest          the message itself is wrong (parse error, bad params, bad cursor)
     │   ├── BadArguments        arguments that the tool's own schema refuses: a tool result the model can act on
+    │   ├── Blocked             a guard found in it what the policy does not let pass: a tool result, as BadArguments
     │   ├── OverLimit           too large, too many, too often
     │   ├── NotNow              the agent's to use, but not at this moment: the message says what has to happen first
     │   ├── ConsentNeeded       a person has to log in to an upstream first
@@ -33,7 +34,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mcp_gateway.domain import Decision
+from mcp_gateway.domain import Decision, Finding
 
 
 class GatewayError(Exception):
@@ -100,6 +101,16 @@ class BadArguments(AgentError):
     """Arguments the tool's own schema refuses; the message names the place and the rule."""
 
     code = "GW-BAD-ARGUMENTS"
+
+
+class Blocked(AgentError):
+    """A guard found in the call what the policy does not let pass. The message names the kinds, not the text."""
+
+    code = "GW-BLOCKED"
+
+    def __init__(self, message: str, findings: Sequence[Finding] = ()) -> None:
+        super().__init__(message)
+        self.findings = tuple(findings)
 
 
 class OverLimit(AgentError):

@@ -104,6 +104,7 @@ class Policy:
             task.name: tuple(sorted((*document.flows, *task.flows), key=lambda rule: rule.at))
             for task in document.tasks.values()
         }
+        self.guards = tuple(sorted(document.guards, key=lambda guard: guard.inspection.at))
         self._first_calls = {task.name: _first_calls(task) for task in document.tasks.values()}
         self.has_terms = any(self._flows.values()) or any(
             grant.demands is not None for task in document.tasks.values() for grant in task.grants

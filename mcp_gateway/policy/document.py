@@ -29,6 +29,7 @@ from mcp_gateway.policy.demands import (
     read_flow,
 )
 from mcp_gateway.policy.expression import ConditionError
+from mcp_gateway.policy.guarding import Guard, read_guard
 from mcp_gateway.policy.patterns import Pattern, PatternError, parse_pattern
 from mcp_gateway.policy.tables import CODE, Place, Table
 
@@ -36,7 +37,14 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3
 
 # Keys that are enforced, by the type they have; and those that are designed and not enforced yet.
-_TOP: Final[Mapping[str, type]] = {"agents": dict, "tasks": dict, "flow": list, "budgets": dict, "mode": str}
+_TOP: Final[Mapping[str, type]] = {
+    "agents": dict,
+    "tasks": dict,
+    "flow": list,
+    "budgets": dict,
+    "guard": list,
+    "mode": str,
+}
 _AGENT: Final[Mapping[str, type]] = {"match": str, "tasks": list, "default_task": str}
 _TASK: Final[Mapping[str, type]] = {
     "purpose": str,
@@ -132,6 +140,7 @@ class PolicyDocument:
     """The text of each file, by the name it has in complaints and decisions."""
     flows: tuple[FlowRule, ...] = ()
     """Those of every task."""
+    guards: tuple[Guard, ...] = ()
     warnings: tuple[Complaint, ...] = ()
     budgets: tuple[BudgetRule, ...] = ()
 
@@ -217,7 +226,13 @@ def _read(sources: Mapping[str, str], complaints: list[Complaint], warnings: tup
     if complaints:
         raise PolicyInvalid(sorted(complaints, key=lambda complaint: (complaint.file, complaint.line)))
     return PolicyDocument(
-        reader.agents, reader.tasks, dict(sources), tuple(reader.flows), warnings, tuple(reader.budgets.values())
+        agents=reader.agents,
+        tasks=reader.tasks,
+        sources=dict(sources),
+        flows=tuple(reader.flows),
+        guards=tuple(reader.guards),
+        warnings=warnings,
+        budgets=tuple(reader.budgets.values()),
     )
 
 
@@ -229,6 +244,7 @@ class _Reader:
         self.tasks: dict[str, Task] = {}
         self.flows: list[FlowRule] = []
         self.budgets: dict[str, BudgetRule] = {}
+        self.guards: list[Guard] = []
         self._complaints = complaints
         self._agent_lines: dict[str, Lines] = {}
 
@@ -248,6 +264,7 @@ class _Reader:
         for name, budget in table.tables("budgets"):
             if self._is_new("budget", name, self.budgets, budget):
                 self.budgets[name] = read_budget_rule(name, budget)
+        self.guards.extend(read_guard(each, is_shadow=is_shadow) for each in table.array("guard"))
 
     def check_names(self) -> None:
         """What agents say of tasks, once all files are read."""
