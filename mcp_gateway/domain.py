@@ -560,6 +560,8 @@ class Outcome:
     """Whose answer it is; the walk says so where the agent will come back to it (`OutcomeStatus.WIRE_TASK`)."""
     usage: Usage | None = None
     """What a model call took; of one that failed or was hung up on, too."""
+    findings: tuple[Finding, ...] = ()
+    """What the policy's guards found in the call."""
 
 
 @dataclass(frozen=True, slots=True)

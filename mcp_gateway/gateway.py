@@ -32,6 +32,7 @@ from mcp_gateway.domain import (
     Decision,
     Effect,
     Era,
+    Finding,
     Kind,
     Outcome,
     OutcomeStatus,
@@ -49,6 +50,7 @@ from mcp_gateway.errors import (
     AgentRefused,
     BadArguments,
     BadRequest,
+    Blocked,
     ConsentNeeded,
     GatewayError,
     Misbehaved,
@@ -64,6 +66,7 @@ from mcp_gateway.guards.transactions import Held, Transactions
 from mcp_gateway.policy.budgets import CURRENCY
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.decide import decide, sees_what_its_task_sees
+from mcp_gateway.policy.inspections import inspections
 from mcp_gateway.storage.transactions import Spending
 from mcp_gateway.upstreams.refusals import Rejected
 
@@ -75,6 +78,7 @@ Clock = Callable[[], datetime]
 _STATUS_OF: Final[tuple[tuple[type[GatewayError], OutcomeStatus], ...]] = (
     (BadArguments, OutcomeStatus.BAD_ARGUMENTS),
     (BadRequest, OutcomeStatus.BAD_ARGUMENTS),
+    (Blocked, OutcomeStatus.BLOCKED),
     (OverLimit, OutcomeStatus.OVER_LIMIT),
     (ConsentNeeded, OutcomeStatus.CONSENT_NEEDED),
     (TimedOut, OutcomeStatus.TIMED_OUT),
@@ -202,18 +206,24 @@ class Gateway:
             raise (held and held.refusal) or NotAvailable(wanted, decision)
         opening = self._audit.open(caller, request, target, decision)  # on disk before anything leaves
         entry = await (opening if held is None else held.refunded_unless(opening))
+        looks = inspections(now.policy, caller, request, target, self._clock()) if now.policy.guards else ()
+        found: tuple[Finding, ...] = ()
         outcome = Outcome(OutcomeStatus.FAILED)  # what the audit keeps should a bug of ours end the walk here
         paid: Reservation | None = None
         self._under_way[caller.agent] += 1
         try:
             self._check_room(caller)
+            if looks:
+                request, found = await now.guards.look_at_request(looks, request)
             now.guards.check_request(caller, target, request)
             if now.policy.budgets:
                 paid = await self._pay(now, caller, target, request)
             outcome = await _sent(now, caller, target, request, reply, held)
             outcome = now.guards.check_outcome(caller, target, outcome)
+            if looks:
+                outcome = await now.guards.look_at_outcome(looks, outcome, found)
         except (GatewayError, CancelledError) as e:
-            outcome = _outcome_of(e)
+            outcome = _outcome_of(e, found)
             raise
         finally:
             self._under_way[caller.agent] -= 1
@@ -430,8 +440,9 @@ def _mark(held: Held | None, *, is_sent: bool) -> None:
         held.is_sent = is_sent
 
 
-def _outcome_of(error: BaseException) -> Outcome:
+def _outcome_of(error: BaseException, found: tuple[Finding, ...]) -> Outcome:
     if isinstance(error, CancelledError):
-        return Outcome(OutcomeStatus.CANCELLED)
+        return Outcome(OutcomeStatus.CANCELLED, findings=found)
     status = next((status for kind, status in _STATUS_OF if isinstance(error, kind)), OutcomeStatus.FAILED)
-    return Outcome(status, result={"message": str(error)})
+    findings = (*found, *error.findings) if isinstance(error, Blocked) else found
+    return Outcome(status, result={"message": str(error)}, findings=findings)

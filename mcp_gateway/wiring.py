@@ -27,6 +27,7 @@ import anyio.to_thread
 from mcp_gateway import __version__
 from mcp_gateway.audit.log import AuditLog, Durability, Record
 from mcp_gateway.audit.query import AuditReader
+from mcp_gateway.audit.redact import RULES
 from mcp_gateway.catalog import search
 from mcp_gateway.catalog.catalog import Catalog, Problem, build
 from mcp_gateway.catalog.naming import NamingRule, public_name
@@ -37,6 +38,7 @@ from mcp_gateway.config.lock import Lock, lock_path, read_lock
 from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.config.servers import Configuration, ServerConfig
 from mcp_gateway.config.settings import Settings, is_loopback
+from mcp_gateway.config.toml_lines import did_you_mean
 from mcp_gateway.config.upstream_auth import AuthKind
 from mcp_gateway.credentials.broker import TokenBroker
 from mcp_gateway.credentials.owners import Owner
@@ -44,7 +46,7 @@ from mcp_gateway.credentials.party import LOOPBACK
 from mcp_gateway.credentials.sign_in import SignIn
 from mcp_gateway.credentials.vault import Vault, opened_vault
 from mcp_gateway.domain import Caller, Kind, Listing, Reason, Request, StartedTask, Strength, Target, UpstreamState
-from mcp_gateway.errors import Complaint, ConfigInvalid, NotAuthenticated, StoreUnavailable, Unreachable
+from mcp_gateway.errors import Complaint, ConfigInvalid, NotAuthenticated, PolicyInvalid, StoreUnavailable, Unreachable
 from mcp_gateway.frontdoor.admin import AdminDoor
 from mcp_gateway.frontdoor.answers import SERVER_INFO, Answers
 from mcp_gateway.frontdoor.challenges import Challenges
@@ -70,8 +72,12 @@ from mcp_gateway.frontdoor.updates import Updates
 from mcp_gateway.frontdoor.wire_tasks import WIRE_TASK_TTL_S, WireTasks
 from mcp_gateway.gateway import Gateway, Snapshot
 from mcp_gateway.guards.budget import Budgets
+from mcp_gateway.guards.content import Content
+from mcp_gateway.guards.detect import Detector, KnownSecrets, installed
+from mcp_gateway.guards.injection import Injection
 from mcp_gateway.guards.limits import Limits
 from mcp_gateway.guards.order import Guards
+from mcp_gateway.guards.personal import PersonalData
 from mcp_gateway.guards.schema import Schemas
 from mcp_gateway.guards.transactions import Transactions
 from mcp_gateway.identity.keys import Keys
@@ -90,6 +96,7 @@ from mcp_gateway.netguard import Allowed, Fetcher
 from mcp_gateway.policy.compile import Policy, compile_policy
 from mcp_gateway.policy.decide import decide
 from mcp_gateway.policy.document import load as load_policy
+from mcp_gateway.policy.tables import CODE
 from mcp_gateway.storage.budgets import BudgetStore
 from mcp_gateway.storage.logins import LoginStore
 from mcp_gateway.storage.private import random_key
@@ -173,6 +180,7 @@ class Running:
         self._load = load
         self._built: tuple[tuple[Listing, ...], Sequence[ServerConfig], Catalog] | None = None
         self._schemas = Schemas()
+        self._content = Content(detectors())
         limits = upstream_limits(configuration.settings)
         settings = configuration.settings
         self.broker = broker_of(configuration, self._pages_for, lambda name: self.pool.wake(name))
@@ -432,7 +440,11 @@ class Running:
         return Snapshot(
             catalog=self._catalog(tuple(listings.values()), servers),
             policy=self.policy,
-            guards=Guards(Limits(settings.max_body_bytes, max_result_bytes=settings.max_result_bytes), self._schemas),
+            guards=Guards(
+                Limits(settings.max_body_bytes, max_result_bytes=settings.max_result_bytes),
+                self._schemas,
+                self._content,
+            ),
             upstreams=self.pool.upstreams,
             credential_for=self.broker.credential_for,
             after_refusal=self.broker.after_refusal,
@@ -557,7 +569,31 @@ def _public_name(held: Held, rules: Mapping[str, NamingRule]) -> tuple[Kind, str
 
 def policy_of(configuration: Configuration) -> Policy:
     """The policies a configuration names, compiled. Raises `PolicyInvalid`."""
-    return compile_policy(load_policy(configuration.settings.policies))
+    policy = compile_policy(load_policy(configuration.settings.policies))
+    _check_detectors(policy)
+    return policy
+
+
+def detectors() -> list[Detector]:
+    """What guards may look for: built in, or brought along by packages. Raises `ConfigInvalid`."""
+    return [KnownSecrets(RULES), PersonalData(), Injection(), *installed().values()]
+
+
+def _check_detectors(policy: Policy) -> None:
+    """Raises `PolicyInvalid` for guards that ask for a detector nobody has."""
+    if not policy.guards:
+        return
+    known = {name: tuple(kinds) for name, kinds in Content(detectors()).names.items()}
+    names = [*known, *(f"{name}/{kind}" for name, kinds in known.items() for kind in kinds)]
+    complaints = [
+        Complaint(file, int(line), f"there is no detector {name!r}", did_you_mean(name, names), CODE)
+        for guard in policy.guards
+        for file, _, line in [guard.inspection.at.rpartition(":")]
+        for name in guard.inspection.find
+        if name not in names
+    ]
+    if complaints:
+        raise PolicyInvalid(complaints)
 
 
 def check_agent(configuration: Configuration, policy: Policy, agent: str, task: str | None) -> None:

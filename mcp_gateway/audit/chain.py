@@ -64,6 +64,7 @@ COLUMNS: Final = (
     "approval",
     "shadow",
     "shadow_at",
+    "findings",
     "prev_hash",
     "hash",
 )

@@ -23,6 +23,7 @@ from mcp_gateway.domain import (
     Caller,
     Decision,
     Effect,
+    Finding,
     Json,
     Outcome,
     OutcomeStatus,
@@ -233,6 +234,8 @@ def finished_row(entry: Entry, outcome: Outcome, gateway_ms: float, at: float, c
         row |= {"tokens_in": outcome.usage.input, "tokens_out": outcome.usage.output}
         if outcome.usage.cost is not None:
             row["cost"] = _finite(outcome.usage.cost)
+    if outcome.findings:
+        row["findings"] = canonical([_finding(finding) for finding in outcome.findings]).decode()
     if outcome.error is not None:
         row["error"] = _clean(f"{outcome.error.code}: {outcome.error.message}", ERROR_LENGTH)
     if outcome.result is not None:
@@ -240,6 +243,16 @@ def finished_row(entry: Entry, outcome: Outcome, gateway_ms: float, at: float, c
         row["result_sha256"], row["result_bytes"] = stored.sha256, stored.size
         _put_content(row, "result_preview", stored)
     return row
+
+
+def _finding(finding: Finding) -> Json:
+    return {
+        "guard": finding.at,
+        "in": finding.stage.value,
+        "then": finding.action.value,
+        "found": dict(finding.counts),
+        "score": _finite(finding.score),
+    }
 
 
 def unknown_row(shared: Row, at: float, error: str) -> Row:

@@ -14,6 +14,7 @@ from mcp_gateway.errors import (
     AgentRefused,
     BadArguments,
     BadRequest,
+    Blocked,
     GatewayError,
     NotAuthenticated,
     NotAvailable,
@@ -79,7 +80,9 @@ def http_status(error: RpcError) -> int:
 
 def answer_to(error: GatewayError, method: str, era: Era) -> Json:
     """The `result` or `error` member that tells an agent about `error`."""
-    if method == "tools/call" and isinstance(error, (AgentRefused, BadArguments, NotNow, OverLimit, UpstreamError)):
+    if method == "tools/call" and isinstance(
+        error, (AgentRefused, BadArguments, Blocked, NotNow, OverLimit, UpstreamError)
+    ):
         # tools.mdx "Error Handling": what the model can act on is a tool result, not a protocol error (SEP-1303).
         return {"result": tool_error(str(error), era)}
     return {"error": error_member(_rpc_error(error, method, era))}
@@ -124,7 +127,7 @@ def _rpc_error(error: GatewayError, method: str, era: Era) -> RpcError:
         return _not_available(error, method, era)
     if isinstance(error, BadRequest):
         return RpcError(error.rpc_code, str(error), error.data)
-    if isinstance(error, BadArguments):
+    if isinstance(error, (BadArguments, Blocked)):
         return RpcError(Code.INVALID_PARAMS, str(error))
     if isinstance(error, OverLimit):
         return RpcError(OVER_LIMIT, str(error))

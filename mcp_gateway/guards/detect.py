@@ -83,7 +83,7 @@ class SecretRule(Protocol):
     def markers(self) -> tuple[str, ...]: ...
 
 
-class Secrets:
+class KnownSecrets:
     """Finds what the audit would redact: vendors' keys and tokens, private keys, passwords beside their name."""
 
     name = "secrets"

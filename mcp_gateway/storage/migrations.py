@@ -188,7 +188,17 @@ _SHADOW: Final[Step] = (
 )
 """What a policy in shadow would have decided, beside what was."""
 
-STEPS: Final[tuple[Step, ...]] = (_TABLES + _VIEWS, _STARTED_TASKS, _SHADOW)
+_FINDINGS: Final[Step] = (
+    "ALTER TABLE entries ADD COLUMN findings TEXT",
+    """
+    CREATE VIEW guard_findings AS
+    SELECT d.at, d.seq, d.agent, d.person, d.task, d.kind, d.upstream, d.name, f.outcome, f.findings
+    FROM entries f JOIN entries d ON d.seq = f.decided_seq WHERE f.findings IS NOT NULL ORDER BY d.at DESC
+    """,
+)
+"""What the policy's guards found in calls: a JSON list, never the text itself."""
+
+STEPS: Final[tuple[Step, ...]] = (_TABLES + _VIEWS, _STARTED_TASKS, _SHADOW, _FINDINGS)
 """All steps so far; `len(STEPS)` is the version this program writes."""
 
 

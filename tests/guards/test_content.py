@@ -12,11 +12,11 @@ from mcp_gateway.audit.redact import RULES
 from mcp_gateway.domain import Action, Inspection, Stage
 from mcp_gateway.errors import Blocked
 from mcp_gateway.guards.content import LONG_TEXT, Content, Looked, strongest
-from mcp_gateway.guards.detect import Secrets
+from mcp_gateway.guards.detect import KnownSecrets
 from mcp_gateway.guards.injection import Injection
 from mcp_gateway.guards.personal import PersonalData
 
-CONTENT = Content([Secrets(RULES), PersonalData(), Injection()])
+CONTENT = Content([KnownSecrets(RULES), PersonalData(), Injection()])
 CARD = "4111 1111 1111 1111"
 BOTH = frozenset(Stage)
 

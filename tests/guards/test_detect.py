@@ -8,7 +8,7 @@ import pytest
 
 from mcp_gateway.audit.redact import RULES
 from mcp_gateway.errors import ConfigInvalid
-from mcp_gateway.guards.detect import Found, Secrets, Shape, chosen, found_by, installed
+from mcp_gateway.guards.detect import Found, KnownSecrets, Shape, chosen, found_by, installed
 from mcp_gateway.guards.personal import PersonalData
 
 PLUGIN = """
@@ -49,7 +49,7 @@ def test_a_package_that_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: p
 
 def test_secrets_are_what_the_audit_would_redact() -> None:
     text = "use AKIAIOSFODNN7EXAMPLE and nothing else"
-    (found,) = Secrets(RULES).scan(text)
+    (found,) = KnownSecrets(RULES).scan(text)
     assert (found.kind, text[found.start : found.end]) == ("aws", "AKIAIOSFODNN7EXAMPLE")
 
 

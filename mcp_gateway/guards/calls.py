@@ -1,0 +1,63 @@
+"""Which parts of a call the content guards look at, and how a masked part is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from mcp_gateway.domain import Finding, HttpPart, Inspection, Outcome, Request, RpcError, Stage
+from mcp_gateway.errors import Blocked
+from mcp_gateway.guards.content import Content
+from mcp_gateway.jsonrpc import dump
+
+_NOT_CONTENT: Final = frozenset({"_meta", "name", "ref", "taskId"})
+"""Members of params that name what is asked for or belong to the protocol."""
+_NOT_RESULT: Final = frozenset({"_meta", "requestState", "resultType", "taskId", "nextCursor", "ttlMs", "cacheScope"})
+"""Members of results that come back to us or their upstream and must not be touched."""
+
+
+async def look_at_request(
+    content: Content, inspections: Sequence[Inspection], request: Request
+) -> tuple[Request, tuple[Finding, ...]]:
+    """The request that goes on, masked where a guard says so, and what was found. Raises `Blocked`."""
+    if request.http is not None:
+        http, findings = await _look_at_body(content, inspections, request.http)
+        return request if http is request.http else replace(request, http=http), findings
+    carried: dict[str, Any] = {key: part for key, part in request.params.items() if key not in _NOT_CONTENT}
+    looked = await content.look(inspections, Stage.ARGUMENTS, {"params": carried, "inputs": request.inputs})
+    masked: Mapping[str, Any] = looked.value
+    if masked["params"] is carried and masked["inputs"] is request.inputs:
+        return request, looked.findings
+    if masked["params"].get("uri") != carried.get("uri"):
+        raise Blocked("the address asked for holds what may not pass here", looked.findings)
+    return replace(request, params={**request.params, **masked["params"]}, inputs=masked["inputs"]), looked.findings
+
+
+async def _look_at_body(
+    content: Content, inspections: Sequence[Inspection], http: HttpPart
+) -> tuple[HttpPart, tuple[Finding, ...]]:
+    """A body goes on byte for byte as it came, unless something in it is masked."""
+    looked = await content.look(inspections, Stage.ARGUMENTS, http.json)
+    if looked.value is http.json:
+        return http, looked.findings
+    return replace(http, json=looked.value, body=dump(looked.value)), looked.findings
+
+
+async def look_at_outcome(
+    content: Content, inspections: Sequence[Inspection], outcome: Outcome, found: tuple[Finding, ...]
+) -> Outcome:
+    """The outcome that the agent hears of, with all findings of the call: `found` are those of its request.
+
+    Raises `Blocked`.
+    """
+    carried = {key: part for key, part in (outcome.result or {}).items() if key not in _NOT_RESULT}
+    error = None if outcome.error is None else {"message": outcome.error.message, "data": outcome.error.data}
+    looked = await content.look(inspections, Stage.RESULTS, {"result": carried, "error": error})
+    findings = (*found, *looked.findings)
+    masked: Mapping[str, Any] = looked.value
+    if masked["result"] is not carried:
+        outcome = replace(outcome, result={**(outcome.result or {}), **masked["result"]})
+    if outcome.error is not None and masked["error"] is not error:
+        outcome = replace(outcome, error=RpcError(outcome.error.code, **masked["error"]))
+    return replace(outcome, findings=findings) if findings else outcome
