@@ -214,14 +214,14 @@ class Gateway:
         try:
             self._check_room(caller)
             if looks:
-                request, found = await now.guards.look_at_request(looks, request)
+                request, found = await now.guards.look_at_request(looks, target, request)
             now.guards.check_request(caller, target, request)
             if now.policy.budgets:
                 paid = await self._pay(now, caller, target, request)
             outcome = await _sent(now, caller, target, request, reply, held)
             outcome = now.guards.check_outcome(caller, target, outcome)
             if looks:
-                outcome = await now.guards.look_at_outcome(looks, outcome, found)
+                outcome = await now.guards.look_at_outcome(looks, request, outcome, found)
         except (GatewayError, CancelledError) as e:
             outcome = _outcome_of(e, found)
             raise
@@ -440,7 +440,7 @@ def _mark(held: Held | None, *, is_sent: bool) -> None:
         held.is_sent = is_sent
 
 
-def _outcome_of(error: BaseException, found: tuple[Finding, ...]) -> Outcome:
+def _outcome_of(error: BaseException, found: tuple[Finding, ...] = ()) -> Outcome:
     if isinstance(error, CancelledError):
         return Outcome(OutcomeStatus.CANCELLED, findings=found)
     status = next((status for kind, status in _STATUS_OF if isinstance(error, kind)), OutcomeStatus.FAILED)

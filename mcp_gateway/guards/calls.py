@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from mcp_gateway.domain import Finding, HttpPart, Inspection, Outcome, Request, RpcError, Stage
+from mcp_gateway.domain import Finding, HttpPart, Inspection, Outcome, Request, RpcError, Stage, Target
 from mcp_gateway.errors import Blocked
 from mcp_gateway.guards.content import Content
+from mcp_gateway.guards.held import HeldRelay
 from mcp_gateway.jsonrpc import dump
 
 _NOT_CONTENT: Final = frozenset({"_meta", "name", "ref", "taskId"})
@@ -18,11 +19,16 @@ _NOT_RESULT: Final = frozenset({"_meta", "requestState", "resultType", "taskId",
 
 
 async def look_at_request(
-    content: Content, inspections: Sequence[Inspection], request: Request
+    content: Content, inspections: Sequence[Inspection], target: Target, request: Request, max_bytes: int
 ) -> tuple[Request, tuple[Finding, ...]]:
-    """The request that goes on, masked where a guard says so, and what was found. Raises `Blocked`."""
+    """The request that goes on, masked where a guard says so, and what was found. Raises `Blocked`.
+
+    Where a guard will look at an HTTP answer, that is held back from now on, if it has at most `max_bytes`.
+    """
     if request.http is not None:
         http, findings = await _look_at_body(content, inspections, request.http)
+        if any(Stage.RESULTS in inspection.stages for inspection in inspections):
+            http = replace(http, relay=HeldRelay(http.relay, target, max_bytes))
         return request if http is request.http else replace(request, http=http), findings
     carried: dict[str, Any] = {key: part for key, part in request.params.items() if key not in _NOT_CONTENT}
     looked = await content.look(inspections, Stage.ARGUMENTS, {"params": carried, "inputs": request.inputs})
@@ -45,12 +51,20 @@ async def _look_at_body(
 
 
 async def look_at_outcome(
-    content: Content, inspections: Sequence[Inspection], outcome: Outcome, found: tuple[Finding, ...]
+    content: Content,
+    inspections: Sequence[Inspection],
+    request: Request,
+    outcome: Outcome,
+    found: tuple[Finding, ...],
 ) -> Outcome:
     """The outcome that the agent hears of, with all findings of the call: `found` are those of its request.
 
     Raises `Blocked`.
     """
+    if request.http is not None:
+        relay = request.http.relay
+        held = await relay.release(content, inspections) if isinstance(relay, HeldRelay) else ()
+        return replace(outcome, findings=(*found, *held))
     carried = {key: part for key, part in (outcome.result or {}).items() if key not in _NOT_RESULT}
     error = None if outcome.error is None else {"message": outcome.error.message, "data": outcome.error.data}
     looked = await content.look(inspections, Stage.RESULTS, {"result": carried, "error": error})

@@ -31,16 +31,16 @@ class Guards:
         self._schemas = schemas or Schemas()
 
     async def look_at_request(
-        self, inspections: Sequence[Inspection], request: Request
+        self, inspections: Sequence[Inspection], target: Target, request: Request
     ) -> tuple[Request, tuple[Finding, ...]]:
         """What the policy's guards say of what is sent; see `calls.look_at_request`. Raises `Blocked`."""
-        return await calls.look_at_request(self._content, inspections, request)
+        return await calls.look_at_request(self._content, inspections, target, request, self._limits.max_result_bytes)
 
     async def look_at_outcome(
-        self, inspections: Sequence[Inspection], outcome: Outcome, found: tuple[Finding, ...]
+        self, inspections: Sequence[Inspection], request: Request, outcome: Outcome, found: tuple[Finding, ...]
     ) -> Outcome:
         """What the policy's guards say of what came back; see `calls.look_at_outcome`. Raises `Blocked`."""
-        return await calls.look_at_outcome(self._content, inspections, outcome, found)
+        return await calls.look_at_outcome(self._content, inspections, request, outcome, found)
 
     def check_request(self, caller: Caller, target: Target, request: Request) -> None:
         """Before anything is sent.
