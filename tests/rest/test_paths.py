@@ -27,9 +27,9 @@ REFUSED = [
     "/v1//admin", "//evil.example/x", "//", "/v1/%2fadmin", "/v1%2fadmin", "/v1/%2Fadmin", "/v1/a%2f..%2fadmin",
     "/v1/%5cadmin", "/v1/%5Cadmin", "/v1/..%5cadmin", "/v1/%252e%252e/admin", "/v1/%25%32%65/x", "/v1/a%252fb",
     "/v1/a%2541", "/v1/%00", "/v1/a%00.json", "/v1/%0a", "/v1/a%0d%0aX: y", "/v1/%7f", "/v1/%c2%80",
-    "/v1/%c0%ae%c0%ae/x",    "/v1/%c0%af", "/v1/%ff", "/v1/%ed%a0%80", "/v1/%", "/v1/%2", "/v1/%zz", "/v1/a b", "/v1/a\tb", "/v1/a\\b",
-    "/v1/<x>", '/v1/"x"', "/v1/{id}", "/v1/a|b", "/v1/a^b", "/v1/a`b", "/v1/a?b", "/v1/a#b", "v1/orders", "",
-    "http://evil.example/x", "/v1/é", "/v1/. ", "/v1/%20../x", "/v1/..%20/x", "*",
+    "/v1/%c0%ae%c0%ae/x", "/v1/%c0%af", "/v1/%ff", "/v1/%ed%a0%80", "/v1/%", "/v1/%2", "/v1/%zz", "/v1/a b", "/v1/a\tb",
+    "/v1/a\\b", "/v1/<x>", '/v1/"x"', "/v1/{id}", "/v1/a|b", "/v1/a^b", "/v1/a`b", "/v1/a?b", "/v1/a#b",
+    "v1/orders", "", "http://evil.example/x", "/v1/é", "/v1/. ", "/v1/%20../x", "/v1/..%20/x", "*",
 ]  # fmt: skip
 
 
