@@ -1,0 +1,63 @@
+"""Which of several addresses of one API to ask now: by weight, and not those that keep failing.
+
+After some failures in a row, or when it says `Retry-After`, an address rests; then one call tries it again. Time is an
+argument. Belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+FAILURES_UNTIL_OPEN: Final = 5
+FIRST_REST_S: Final = 2.0
+LONGEST_REST_S: Final = 60.0
+LONGEST_RETRY_AFTER_S: Final = 300.0
+
+
+@dataclass(slots=True)
+class _State:
+    failures: int = 0
+    rests_until: float = 0.0
+    passed_over: float = 0.0
+    """How much it is owed: the one that is owed most is asked next (smooth weighted round robin)."""
+
+
+class Breaker:
+    """The addresses of one API, with their weights."""
+
+    def __init__(self, weights: Sequence[tuple[str, float]]) -> None:
+        self._weights = tuple(weights)
+        self._states = {address: _State() for address, _ in weights}
+
+    def choose(self, now_s: float, tried: frozenset[str] = frozenset()) -> tuple[str | None, float]:
+        """The address to ask, or None and the seconds until one may be asked; one of `tried` is not asked again."""
+        there = [(address, weight) for address, weight in self._weights if address not in tried]
+        awake = [pair for pair in there if self._states[pair[0]].rests_until <= now_s]
+        if not awake:
+            wait_s = min((self._states[address].rests_until - now_s for address, _ in there), default=0.0)
+            return None, max(wait_s, 0.0)
+        for address, weight in awake:
+            self._states[address].passed_over += weight
+        chosen = max((address for address, _ in awake), key=lambda address: self._states[address].passed_over)
+        state = self._states[chosen]
+        state.passed_over -= sum(weight for _, weight in awake)
+        if state.rests_until:
+            state.rests_until = now_s + FIRST_REST_S  # this call tries it for all others
+        return chosen, 0.0
+
+    def worked(self, address: str) -> None:
+        """It answered."""
+        state = self._states[address]
+        state.failures, state.rests_until = 0, 0.0
+
+    def failed(self, address: str, now_s: float, retry_after_s: float = 0.0) -> None:
+        """It failed in a way that another call would likely meet too."""
+        state = self._states[address]
+        state.failures += 1
+        if retry_after_s > 0:
+            state.rests_until = max(state.rests_until, now_s + min(retry_after_s, LONGEST_RETRY_AFTER_S))
+        elif state.failures >= FAILURES_UNTIL_OPEN:
+            rest_s = FIRST_REST_S * 2 ** min(state.failures - FAILURES_UNTIL_OPEN, 10)
+            state.rests_until = now_s + min(rest_s, LONGEST_REST_S)

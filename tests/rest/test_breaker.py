@@ -1,0 +1,46 @@
+"""Choosing among the addresses of one API."""
+
+from collections import Counter
+
+from mcp_gateway.rest.breaker import FAILURES_UNTIL_OPEN, FIRST_REST_S, LONGEST_REST_S, Breaker
+
+
+def open_after_failures(breaker: Breaker, address: str, now_s: float) -> None:
+    for _ in range(FAILURES_UNTIL_OPEN):
+        breaker.failed(address, now_s)
+
+
+def test_addresses_are_asked_by_weight() -> None:
+    breaker = Breaker([("a", 3), ("b", 1)])
+    assert Counter(breaker.choose(0)[0] for _ in range(400)) == {"a": 300, "b": 100}
+
+
+def test_one_that_keeps_failing_is_left_alone_and_then_tried_by_one_call() -> None:
+    breaker = Breaker([("a", 1)])
+    open_after_failures(breaker, "a", 100)
+    assert breaker.choose(100) == (None, FIRST_REST_S)
+    assert breaker.choose(100 + FIRST_REST_S) == ("a", 0.0)
+    assert breaker.choose(100 + FIRST_REST_S)[0] is None, "one call tries it, not all"
+    breaker.worked("a")
+    assert breaker.choose(100 + FIRST_REST_S) == ("a", 0.0)
+
+
+def test_the_rest_grows_and_has_an_end() -> None:
+    breaker = Breaker([("a", 1)])
+    for _ in range(50):
+        breaker.failed("a", 0)
+    assert breaker.choose(0)[1] == LONGEST_REST_S
+
+
+def test_others_take_over_and_none_is_asked_twice_by_one_call() -> None:
+    breaker = Breaker([("a", 1), ("b", 1)])
+    open_after_failures(breaker, "a", 0)
+    assert [breaker.choose(0)[0] for _ in range(3)] == ["b", "b", "b"]
+    assert breaker.choose(0, frozenset({"b"}))[0] is None
+
+
+def test_what_it_says_of_when_to_come_back_is_kept_to() -> None:
+    breaker = Breaker([("a", 1)])
+    breaker.failed("a", 0, retry_after_s=30)
+    assert breaker.choose(29)[0] is None
+    assert breaker.choose(30)[0] == "a"
