@@ -44,17 +44,17 @@ class Remote:
     """How a token is obtained, where it is."""
 
 
-def read_remote(table: Table, secrets: Secrets) -> Remote:
-    """`url`, `headers` and `auth`; complaints go to the table's findings."""
-    written = table.text("url") or ""
-    url = _url(table, secrets)
+def read_remote(table: Table, secrets: Secrets, key: str = "url") -> Remote:
+    """`url` (or whatever `key` says), `headers` and `auth`; complaints go to the table's findings."""
+    written = table.text(key) or ""
+    url = _url(table, secrets, key)
     headers = _headers(table, secrets)
     auth = read_auth(table, secrets)
     query = "" if auth is not None else _fixed_auth(table, secrets, headers)
     is_secret = bool(query or auth) or any(is_secret_name(name) for name in headers)
     if url and _is_readable_on_the_way(url) and is_secret:
         table.warn(
-            "url", "the credential goes over plain http, readable on the way", "use https", ConfigCode.PLAIN_HTTP
+            key, "the credential goes over plain http, readable on the way", "use https", ConfigCode.PLAIN_HTTP
         )
     return Remote(_with_query(url, query), MappingProxyType(headers), written.partition("?")[0], auth)
 
@@ -63,11 +63,11 @@ def _with_query(url: str, query: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}{query}" if url and query else url
 
 
-def _url(table: Table, secrets: Secrets) -> str:
-    url = table.resolved("url", secrets.expand)
+def _url(table: Table, secrets: Secrets, key: str) -> str:
+    url = table.resolved(key, secrets.expand)
     problem = None if url is None else _url_problem(url)
     if problem is not None:
-        table.refuse("url", f"'url' {problem}", "write it like https://host/mcp", ConfigCode.URL)
+        table.refuse(key, f"{key!r} {problem}", "write it like https://host/mcp", ConfigCode.URL)
     return "" if url is None or problem is not None else url
 
 

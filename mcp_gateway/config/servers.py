@@ -20,6 +20,7 @@ from mcp_gateway.config.identity import IdentityConfig, read_identity
 from mcp_gateway.config.local import read_local, warn_of_missing
 from mcp_gateway.config.models import Models, read_models
 from mcp_gateway.config.remote import read_remote
+from mcp_gateway.config.rest import RestConfig, read_rest
 from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.config.settings import DAY_S, Settings, read_settings
 from mcp_gateway.config.table import ConfigCode, Findings, Table
@@ -28,7 +29,7 @@ from mcp_gateway.config.upstream_auth import AuthConfig
 from mcp_gateway.domain import NOTHING
 from mcp_gateway.errors import Complaint, ConfigInvalid
 
-TransportName = Literal["auto", "http", "sse", "stdio"]
+TransportName = Literal["auto", "http", "sse", "stdio", "rest"]
 SamplingMode = Literal["deny", "relay", "answer"]
 TrustName = Literal["first-use", "ask", "any"]
 DEFAULT_TIMEOUT_S: Final = 60.0
@@ -42,7 +43,7 @@ _DECLARED_TWICE: Final = re.compile(r"Cannot declare \('servers', (?P<quote>['\"
 _COMMAND_ONLY: Final = ("env", "cwd", "children")
 _URL_ONLY: Final = ("headers", "auth")
 _UNRESOLVED: Final = (ConfigCode.ENV_UNSET, ConfigCode.SECRET_FILE, ConfigCode.KEYRING)
-_LATER_KEYS: Final = {"rest": "plain HTTP APIs", "openapi": "plain HTTP APIs"}
+_REST_ONLY: Final = ("openapi", "tool", "targets", "send_headers", "return_headers", "retries")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ class ServerConfig:
     """Whether its definitions are served before anybody approved them: those of its first listing, none, or all."""
     at: str = ""
     """`file:line` of the table."""
+    rest: RestConfig | None = None
+    """Of a plain HTTP API; its `include` is in here."""
     shown: str = ""
     """The command or URL as written, `${...}` not resolved: the form for logs, status and error texts."""
 
@@ -167,11 +170,6 @@ def _in_order(complaints: Iterable[Complaint]) -> tuple[Complaint, ...]:
     return tuple(sorted(set(complaints), key=lambda complaint: (complaint.line, complaint.message)))
 
 
-def _refuse_later(table: Table, key: str, what: str) -> None:
-    if table.raw(key) is not None:
-        table.refuse(key, f"{key!r} ({what}) is not supported yet", "leave it out for now", ConfigCode.UNSUPPORTED)
-
-
 def _read_server(name: str, table: Table, secrets: Secrets) -> ServerConfig:
     server = ServerConfig(
         name=name,
@@ -189,8 +187,6 @@ def _read_server(name: str, table: Table, secrets: Secrets) -> ServerConfig:
         trust=table.choice("trust", get_args(TrustName), "first-use"),
         at=table.findings.lines.at(table.path),
     )
-    for key, what in _LATER_KEYS.items():
-        _refuse_later(table, key, what)
     errors = table.findings.errors
     known = len(errors)
     server = _with_reach(server, table, secrets)
@@ -202,24 +198,22 @@ def _read_server(name: str, table: Table, secrets: Secrets) -> ServerConfig:
 
 
 def _with_reach(server: ServerConfig, table: Table, secrets: Secrets) -> ServerConfig:
-    """The server with its `command` or `url`; exactly one of them must be there."""
-    has_command, has_url = "command" in table, "url" in table
-    if has_command != has_url:
-        _refuse_keys_of_the_other_kind(table, has_url)
-        return _with_url(server, table, secrets) if has_url else _with_command(server, table, secrets)
-    for key in ("command", "url", "transport", *_COMMAND_ONLY, *_URL_ONLY):
+    """The server with its `command`, `url` or `rest`; exactly one of them must be there."""
+    kinds = [kind for kind in _REACHES if kind in table]
+    if len(kinds) == 1:
+        _refuse_keys_of_other_kinds(table, kinds[0])
+        return _REACHES[kinds[0]](server, table, secrets)
+    for key in (*_REACHES, "transport", *_COMMAND_ONLY, *_URL_ONLY, *_REST_ONLY):
         table.raw(key)
-    if not any(key in table for key in _LATER_KEYS):
-        count = "both 'command' and 'url'" if has_url else "neither 'command' nor 'url'"
-        fix = "keep one: 'command' is started here, 'url' is connected to"
-        message = f"server {server.name!r} has {count}"
-        table.findings.refuse(table.path, message, fix, ConfigCode.COMMAND_OR_URL)
+    count = f"{' and '.join(map(repr, kinds))} together" if kinds else "neither 'command' nor 'url' nor 'rest'"
+    fix = "keep one: 'command' is started here, 'url' is an MCP server, 'rest' a plain HTTP API"
+    table.findings.refuse(table.path, f"server {server.name!r} has {count}", fix, ConfigCode.COMMAND_OR_URL)
     return server
 
 
-def _refuse_keys_of_the_other_kind(table: Table, has_url: bool) -> None:
-    others, ours = (_COMMAND_ONLY, "url") if has_url else (_URL_ONLY, "command")
-    for key in others:
+def _refuse_keys_of_other_kinds(table: Table, ours: str) -> None:
+    others = {"command": (*_URL_ONLY, *_REST_ONLY), "url": (*_COMMAND_ONLY, *_REST_ONLY)}
+    for key in others.get(ours, (*_COMMAND_ONLY, "transport", "exclude")):
         if table.raw(key) is not None:
             table.refuse(key, f"{key!r} means nothing beside {ours!r}", "leave it out", ConfigCode.UNKNOWN_KEY)
 
@@ -242,6 +236,19 @@ def _with_url(server: ServerConfig, table: Table, secrets: Secrets) -> ServerCon
         table.refuse("transport", message, 'use transport = "http", or a fixed token', ConfigCode.BAD_VALUE)
     server = replace(server, transport=transport, url=remote.url, headers=remote.headers)
     return replace(server, auth=remote.auth, shown=remote.shown)
+
+
+def _with_rest(server: ServerConfig, table: Table, secrets: Secrets) -> ServerConfig:
+    remote = read_remote(table, secrets, "rest")
+    if "?" in remote.url:
+        message = "'rest' is where paths begin: it can have no query, and no credential in one"
+        table.refuse("rest", message, "send the key in a header", ConfigCode.URL)
+    rest = read_rest(table, secrets, remote.url)
+    server = replace(server, transport="rest", url=remote.url, headers=remote.headers, auth=remote.auth)
+    return replace(server, shown=remote.shown, rest=rest, include=())
+
+
+_REACHES: Final = {"command": _with_command, "url": _with_url, "rest": _with_rest}
 
 
 def _prefix(table: Table) -> str | None:

@@ -6,8 +6,9 @@ argument. Belongs to one event loop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 FAILURES_UNTIL_OPEN: Final = 5
@@ -61,3 +62,20 @@ class Breaker:
         elif state.failures >= FAILURES_UNTIL_OPEN:
             rest_s = FIRST_REST_S * 2 ** min(state.failures - FAILURES_UNTIL_OPEN, 10)
             state.rests_until = now_s + min(rest_s, LONGEST_REST_S)
+
+
+def retry_after_s(headers: Mapping[str, str], now_s: float) -> float:
+    """How long a server wants to be left alone (RFC 9110 section 10.2.3); 0 where it does not say.
+
+    `now_s`: seconds since the epoch.
+
+    >>> retry_after_s({"retry-after": "2"}, 0)
+    2.0
+    """
+    written = headers.get("retry-after", "").strip()
+    if written.isascii() and written.isdigit():
+        return float(written[:9])
+    try:
+        return max(parsedate_to_datetime(written).timestamp() - now_s, 0.0)
+    except (ValueError, TypeError, OverflowError):
+        return 0.0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
-METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+METHODS: Final[tuple[Method, ...]] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MAX_STARS: Final = 8
 
 _LINE: Final = re.compile(r"(?P<methods>\*|[A-Z]+(?:,[A-Z]+)*) (?P<path>(?:/|\*\*)\S*)")
@@ -35,7 +37,7 @@ def read_pattern(text: str) -> RoutePattern:
     match = _LINE.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a method and a path, such as 'GET /v1/orders/*'")
-    methods = METHODS if match["methods"] == "*" else match["methods"].split(",")
+    methods: Sequence[str] = METHODS if match["methods"] == "*" else match["methods"].split(",")
     unknown = [method for method in methods if method not in METHODS]
     if unknown:
         raise ValueError(f"{unknown[0]!r} is none of: {', '.join(METHODS)}")

@@ -16,7 +16,8 @@ import orjson
 import yaml
 
 from mcp_gateway.domain import Json
-from mcp_gateway.rest.operations import BODY, FORM_TYPE, JSON_TYPE, Method, Operation, Parameter, Where
+from mcp_gateway.rest.matching import Method
+from mcp_gateway.rest.operations import BODY, FORM_TYPE, JSON_TYPE, Operation, Parameter, Where
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_OPERATIONS: Final = 5_000

@@ -14,9 +14,9 @@ from urllib.parse import quote, urlencode
 from mcp_gateway.domain import NOTHING, Json
 from mcp_gateway.errors import BadArguments, BadRequest
 from mcp_gateway.jsonrpc import dump
+from mcp_gateway.rest.matching import Method
 from mcp_gateway.rest.paths import canonical_segment
 
-Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 Where = Literal["path", "query", "header", "body"]
 
 BODY: Final = "body"

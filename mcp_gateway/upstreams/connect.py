@@ -11,6 +11,7 @@ from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.errors import UpstreamError
 from mcp_gateway.upstreams.connection import Connection, Limits, Listener
 from mcp_gateway.upstreams.handshake import Memory
+from mcp_gateway.upstreams.rest import open_rest
 from mcp_gateway.upstreams.spares import open_children
 from mcp_gateway.upstreams.sse import open_sse
 from mcp_gateway.upstreams.streamable import NotStreamable, open_http
@@ -32,6 +33,9 @@ async def open_connection(
     if config.command is not None:
         async with open_children(config, listener, limits, memory) as children:
             yield children
+    elif config.rest is not None:
+        async with open_rest(config, config.rest, limits) as rest:
+            yield rest
     elif config.transport == "sse":
         async with open_sse(config, listener, limits) as sse:
             yield sse

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from mcp_gateway.errors import BadArguments
-from mcp_gateway.rest.operations import FORM_TYPE, JSON_TYPE, HttpCall, Method, Operation, Parameter
+from mcp_gateway.rest.matching import Method
+from mcp_gateway.rest.operations import FORM_TYPE, JSON_TYPE, HttpCall, Operation, Parameter
 from mcp_gateway.rest.paths import canonical_path
 
 ID = Parameter("id", "id", "path", is_required=True)
