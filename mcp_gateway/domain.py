@@ -64,6 +64,7 @@ class Kind(StrEnum):
     RESOURCE = "resource"
     TEMPLATE = "template"
     MODEL = "model"
+    ROUTE = "route"
 
 
 class Verb(StrEnum):
@@ -80,6 +81,7 @@ class Verb(StrEnum):
     TASK_UPDATE = "task_update"  # answers to what such a tool asked meanwhile
     TASK_CANCEL = "task_cancel"  # that such a tool may stop
     MODEL = "model"  # a model, over the OpenAI or the Anthropic wire
+    ROUTE = "route"  # a plain HTTP API, passed through
     SAMPLE = "sample"  # a model, on behalf of an upstream in the middle of a call (MCP sampling)
 
 

@@ -8,6 +8,7 @@ place that makes one.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import random
@@ -35,6 +36,7 @@ from mcp_gateway.catalog.pages import Cursors
 from mcp_gateway.catalog.pinbook import PinBook
 from mcp_gateway.catalog.pins import INSTRUCTIONS, Held, Sifted, sift
 from mcp_gateway.config.lock import Lock, lock_path, read_lock
+from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.config.servers import Configuration, ServerConfig
 from mcp_gateway.config.settings import Settings, is_loopback
@@ -64,6 +66,7 @@ from mcp_gateway.frontdoor.login_pages import FORM_S, LoginPages
 from mcp_gateway.frontdoor.models import ModelsDoor
 from mcp_gateway.frontdoor.modern import ModernDoor
 from mcp_gateway.frontdoor.parking import ParkingLot
+from mcp_gateway.frontdoor.rest import RestDoor
 from mcp_gateway.frontdoor.rounds import Rounds
 from mcp_gateway.frontdoor.seals import Seals
 from mcp_gateway.frontdoor.stdio import StdioDoor
@@ -87,6 +90,7 @@ from mcp_gateway.identity.started import StartedTasks, TaskTokenCheck
 from mcp_gateway.identity.task import task_for
 from mcp_gateway.identity.trust import resource_of, tokens_of
 from mcp_gateway.identity.verify import ApiKeyCheck, TokenCheck, Verifier
+from mcp_gateway.jsonrpc import canonical
 from mcp_gateway.models import prices
 from mcp_gateway.models.call import Surroundings
 from mcp_gateway.models.health import Health
@@ -97,6 +101,7 @@ from mcp_gateway.policy.compile import Policy, compile_policy
 from mcp_gateway.policy.decide import decide
 from mcp_gateway.policy.document import load as load_policy
 from mcp_gateway.policy.tables import CODE
+from mcp_gateway.rest.breaker import Breaker
 from mcp_gateway.storage.budgets import BudgetStore
 from mcp_gateway.storage.logins import LoginStore
 from mcp_gateway.storage.private import random_key
@@ -106,6 +111,7 @@ from mcp_gateway.upstreams.connection import SILENT
 from mcp_gateway.upstreams.connection import Limits as UpstreamLimits
 from mcp_gateway.upstreams.plain import PlainClient
 from mcp_gateway.upstreams.pool import Pool
+from mcp_gateway.upstreams.routes import Api, RouteSender
 
 REFRESH_AFTER_S: Final = 0.02
 """How long changes of upstreams are gathered before a new catalog is built of them."""
@@ -202,6 +208,7 @@ class Running:
         )
         settings = configuration.settings
         self.plain_client = PlainClient()
+        self._apis: Mapping[str, Api] = {}
         self._model_calls = Surroundings(
             client=self.plain_client,
             health=Health(),
@@ -346,6 +353,7 @@ class Running:
             max_body_bytes=settings.max_body_bytes,
         )
         models = ModelsDoor(self.gateway, doorstep, lambda: self.configuration.models, self.closers, new_request_id)
+        rest = RestDoor(self.gateway, doorstep, lambda: apis_of(self.configuration), self.closers, new_request_id)
         pages = None
         if trust.login is not None:
             self.pages.accounts = Accounts(trust.login.issuer, password_check(trust.login))
@@ -364,6 +372,7 @@ class Running:
             pages,
             self.pages,
             models,
+            rest,
         )
         return door, legacy
 
@@ -450,7 +459,7 @@ class Running:
             after_refusal=self.broker.after_refusal,
             instructions={name: listing.instructions for name, listing in listings.items() if listing.instructions},
             extensions=frozenset[str]().union(*(listing.extensions for listing in listings.values())),
-            senders={Kind.MODEL: self._model_sender()},
+            senders={Kind.MODEL: self._model_sender(), Kind.ROUTE: self._route_sender()},
             answering={server.name: self._sampling(server) for server in servers if server.sampling != "relay"},
             held=frozenset(public for held in self.pins.held if (public := _public_name(held, rules)) is not None),
         )
@@ -473,6 +482,17 @@ class Running:
 
         return ModelSender(self.configuration.models, self._model_calls, permits, random.random)
 
+    def _route_sender(self) -> RouteSender:
+        servers = self.configuration.servers
+        kept = {name: api for name, api in self._apis.items() if any(api.server == server for server in servers)}
+        self._apis = {
+            server.name: kept.get(server.name) or Api(server, server.rest, Breaker(server.rest.targets))
+            for server in servers
+            if server.rest is not None and server.enabled
+        }
+        limit = self.configuration.settings.max_result_bytes
+        return RouteSender(self._apis, self.plain_client, self.broker.credential_for, limit)
+
     def _catalog(self, offered: tuple[Listing, ...], servers: Sequence[ServerConfig]) -> Catalog:
         """The catalog of these listings; the one there is, where nobody offers anything else than before.
 
@@ -487,6 +507,7 @@ class Running:
         rules = {server.name: naming_rule(server) for server in servers}
         catalog = build((for_everybody(listing, servers) for listing in offered), rules)
         catalog = catalog.plus(Kind.MODEL, targets_of(self.configuration.models))
+        catalog = catalog.plus(Kind.ROUTE, routes_of(self.configuration))
         self._remember(catalog, known)
         self._built = offered, servers, catalog
         return catalog
@@ -572,6 +593,24 @@ def policy_of(configuration: Configuration) -> Policy:
     policy = compile_policy(load_policy(configuration.settings.policies))
     _check_detectors(policy)
     return policy
+
+
+def apis_of(configuration: Configuration) -> Mapping[str, RestConfig]:
+    """The plain APIs that requests may be passed to, by name."""
+    return {server.name: server.rest for server in configuration.servers if server.rest is not None and server.enabled}
+
+
+def routes_of(configuration: Configuration) -> list[Target]:
+    """All routes of each plain API as one target, for the catalog; see `Catalog.at`."""
+    found = []
+    for server in configuration.servers:
+        if server.rest is not None and server.enabled:
+            definition = {"name": server.name, "include": [pattern.text for pattern in server.rest.include]}
+            digest = hashlib.sha256(canonical(definition)).hexdigest()
+            found.append(
+                Target(Kind.ROUTE, server.name, "**", server.name, definition, digest, server.tags, definition)
+            )
+    return found
 
 
 def detectors() -> list[Detector]:

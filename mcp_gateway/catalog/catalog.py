@@ -107,7 +107,10 @@ class Catalog:
         return self._from_template(name)
 
     def at(self, kind: Kind, upstream: str, name: str) -> Target | None:
-        """The target that one upstream offers under its own name."""
+        """The target that one upstream offers under its own name; of routes one is made on the spot."""
+        if kind is Kind.ROUTE:
+            api = self._by_name.get(kind, {}).get(upstream)
+            return None if api is None else replace(api, name=name, public_name=name)
         targets = self.targets(kind)
         place = bisect_left(targets, (upstream, name), key=_order)
         found = targets[place] if place < len(targets) else None

@@ -53,9 +53,7 @@ def read_remote(table: Table, secrets: Secrets, key: str = "url") -> Remote:
     query = "" if auth is not None else _fixed_auth(table, secrets, headers)
     is_secret = bool(query or auth) or any(is_secret_name(name) for name in headers)
     if url and _is_readable_on_the_way(url) and is_secret:
-        table.warn(
-            key, "the credential goes over plain http, readable on the way", "use https", ConfigCode.PLAIN_HTTP
-        )
+        table.warn(key, "the credential goes over plain http, readable on the way", "use https", ConfigCode.PLAIN_HTTP)
     return Remote(_with_query(url, query), MappingProxyType(headers), written.partition("?")[0], auth)
 
 

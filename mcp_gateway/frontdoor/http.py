@@ -34,6 +34,8 @@ from mcp_gateway.frontdoor.models import ModelsDoor
 from mcp_gateway.frontdoor.modern import ModernDoor
 from mcp_gateway.frontdoor.plain import Way, call_in, way_of
 from mcp_gateway.frontdoor.protocol import Answer, Ask, Notice, has_modern_envelope, read_message, readable_id
+from mcp_gateway.frontdoor.rest import ROUTE as REST_ROUTE
+from mcp_gateway.frontdoor.rest import RestDoor
 from mcp_gateway.frontdoor.wire_errors import answer_to
 from mcp_gateway.gateway import Clock, Gateway
 from mcp_gateway.identity.task import task_for
@@ -68,6 +70,7 @@ class HttpDoor:
         pages: LoginPages | None = None,
         consent: ConnectPages | None = None,
         models: ModelsDoor | None = None,
+        rest: RestDoor | None = None,
     ) -> None:
         self._consent = consent
         self._gateway = gateway
@@ -80,6 +83,7 @@ class HttpDoor:
         self._challenges = challenges
         self._pages = pages
         self._models = models
+        self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection; anything but HTTP is refused."""
@@ -142,6 +146,8 @@ class HttpDoor:
             await self._consent.serve(scope, receive, send, self._doorstep)
         elif self._models is not None and self._models.is_open and (way := MODEL_ROUTE.fullmatch(scope["raw_path"])):
             await self._models.serve(scope, receive, send, way.groupdict(), self._caller_on)
+        elif self._rest is not None and self._rest.is_open and (way := REST_ROUTE.fullmatch(scope["raw_path"])):
+            await self._rest.serve(scope, receive, send, way.groupdict(), self._caller_on)
         else:
             await self._refuse(send, Refusal(404, "not found"))
 

@@ -43,6 +43,7 @@ _METHOD_OF_USE: Final = {
     Kind.RESOURCE: "resources/read",
     Kind.TEMPLATE: "resources/read",
     Kind.MODEL: "model",
+    Kind.ROUTE: "route",
 }
 _AFTER_A_CALL: Final = (Verb.TASK_GET, Verb.TASK_UPDATE, Verb.TASK_CANCEL)
 """About a call whose arguments were judged when it was made, and are not sent again."""

@@ -57,7 +57,9 @@ _TASK: Final[Mapping[str, type]] = {
     "flow": list,
     "models": dict,
     "mode": str,
+    "routes": dict,
 }
+_ROUTES: Final[Mapping[str, type]] = {"allow": list}
 _MODELS: Final[Mapping[str, type]] = {"allow": list, "provider_tools": list}
 _GRANT: Final[Mapping[str, type]] = {
     "tools": list,
@@ -71,7 +73,7 @@ _GRANT: Final[Mapping[str, type]] = {
 _DENY: Final[Mapping[str, type]] = {"tools": list, "when": str, "reason": str, "mode": str}
 _TOP_LATER: Final[frozenset[str]] = frozenset()
 _AGENT_LATER: Final[frozenset[str]] = frozenset()
-_TASK_LATER: Final = frozenset({"routes"})
+_TASK_LATER: Final[frozenset[str]] = frozenset()
 _GRANT_LATER: Final[frozenset[str]] = frozenset()
 _DENY_LATER: Final[frozenset[str]] = frozenset()
 _MODES: Final = ("enforce", "shadow")
@@ -324,7 +326,7 @@ def _read_task(name: str, table: Table) -> Task:
     return Task(
         name,
         table.text("purpose") or "",
-        (*short, *_read_models(table.table("models")), *grants),
+        (*short, *_read_models(table.table("models")), *_read_routes(table.table("routes")), *grants),
         tuple(denies),
         table.place(),
         ttl_s=table.seconds("ttl", LONGEST_TASK_S),
@@ -354,6 +356,24 @@ def _check_context(tables: Sequence[Table], grants: Sequence[Grant], context: fr
         for name in sorted((grant.condition.fields_of("task") if grant.condition else frozenset()) - known):
             fix = did_you_mean(name, known) if context else f"write context = [{name!r}] into the task"
             table.complain(("when",), f"this task has no {name!r} in its context", fix)
+
+
+def _read_routes(table: Table | None) -> list[Grant]:
+    """`[tasks.NAME.routes]`: `"orders: GET /v1/**"` is short for a grant of `route:orders/GET /v1/**`."""
+    if table is None:
+        return []
+    table.check_keys(_ROUTES, frozenset())
+    grants = []
+    for index, text in table.texts("allow"):
+        server, colon, line = text.partition(": ")
+        methods, space, path = line.strip().partition(" ")
+        if not (colon and space and path.startswith(("/", "**"))):
+            fix = 'write "SERVER: GET /v1/orders/**"'
+            table.complain(("allow", index), f"{text!r} is not a server, a method and a path", fix)
+            continue
+        texts = [(index, f"route:{server}/{method} {path}") for method in methods.split(",")]
+        grants.append(Grant(table.place(("allow", index)), _patterns(table, "allow", texts, any_upstream=False)))
+    return grants
 
 
 def _read_grant(table: Table, known: Mapping[str, type], later: frozenset[str], *, any_upstream: bool) -> Grant:

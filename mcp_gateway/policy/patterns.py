@@ -21,7 +21,7 @@ from mcp_gateway.domain import Kind
 MAX_PATTERN: Final = 512
 """Longest pattern accepted, in characters; the automaton's state is that many bits."""
 
-_PREFIX: Final = re.compile(r"^(tool|prompt|resource|model):")
+_PREFIX: Final = re.compile(r"^(tool|prompt|resource|model|route):")
 _PIECE: Final = re.compile(r"\*\*+|\*|[^*]")
 _TEMPLATE_PIECE: Final = re.compile(r"\{[^{}]*\}|.", re.DOTALL)
 _SCHEME: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:(?://)?")
@@ -117,7 +117,7 @@ class Pattern:
 
     text: str
     kind: Kind
-    """TOOL, PROMPT, RESOURCE or MODEL."""
+    """TOOL, PROMPT, RESOURCE, MODEL or ROUTE."""
     upstream: str
     """The upstream's name; `*` (any) only in denies."""
     name: Glob = field(repr=False, compare=False)

@@ -25,7 +25,7 @@ JSON_TYPE: Final = "application/json"
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
 
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_REPEATABLE: Final = _READS | {"PUT", "DELETE"}
+REPEATABLE: Final = _READS | {"PUT", "DELETE"}
 """RFC 9110 section 9.2.2."""
 
 
@@ -78,7 +78,7 @@ class Operation:
     @property
     def is_repeatable(self) -> bool:
         """Whether sending it twice is the same as sending it once."""
-        return self.method in _REPEATABLE
+        return self.method in REPEATABLE
 
     def definition(self) -> Json:
         """The tool as `tools/list` says it."""

@@ -57,6 +57,9 @@ class RestConnection:
             self.why_broken = why
             self.broken.set()
 
+    def carry(self, headers: Mapping[str, str]) -> None:
+        """See `Connection.carry`: nothing is asked here but for a call."""
+
     async def listen(self, notifications: Json) -> None:
         """An API announces nothing."""
         raise LookupError("a plain API has no notifications")

@@ -1,0 +1,172 @@
+"""Plain HTTP passed through: an agent's own request to an API behind us, relayed as it comes, credential put in last.
+
+What policy judged is what is sent: the path is the canonical one, the query and body are the agent's own bytes. Headers
+pass by a list, redirects are not followed, and only what may be repeated is sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from time import perf_counter, time
+from typing import Final
+
+from mcp_gateway import __version__
+from mcp_gateway.config.rest import RestConfig
+from mcp_gateway.config.servers import ServerConfig
+from mcp_gateway.domain import Caller, Credential, HttpPart, Outcome, OutcomeStatus, Request, Target
+from mcp_gateway.errors import BadRequest, Misbehaved, TimedOut, Unreachable
+from mcp_gateway.rest.breaker import Breaker, retry_after_s
+from mcp_gateway.rest.headers import PASSED_BACK, PASSED_ON, passing
+from mcp_gateway.rest.operations import REPEATABLE
+from mcp_gateway.upstreams.plain import PlainClient
+from mcp_gateway.upstreams.wire import HttpResponse
+
+IDLE_S: Final = 60.0
+"""Between two pieces of an answer."""
+_BUSY: Final = (429, 503)
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One API that requests are passed to."""
+
+    server: ServerConfig
+    rest: RestConfig
+    breaker: Breaker
+
+
+class RouteSender:
+    """`domain.Sender` for plain routes, under one configuration."""
+
+    def __init__(
+        self,
+        apis: Mapping[str, Api],
+        client: PlainClient,
+        credential_for: Callable[[Caller, str], Awaitable[Credential]],
+        max_answer_bytes: int,
+    ) -> None:
+        self._apis = apis
+        self._client = client
+        self._credential_for = credential_for
+        self._max_answer_bytes = max_answer_bytes
+
+    async def send(self, caller: Caller, target: Target, request: Request) -> Outcome:
+        """See `domain.Sender`."""
+        api, http = self._apis.get(target.upstream), request.http
+        if api is None or http is None:
+            raise BadRequest("there is no such route")
+        credential = await self._credential_for(caller, target.upstream)
+        passage = _Passage(api, self._client, http, request, credential, self._max_answer_bytes)
+        with http.relay.scope:
+            return await passage.run()
+        return passage.outcome(OutcomeStatus.CANCELLED)
+
+
+class _Passage:
+    """One request on its way."""
+
+    def __init__(
+        self,
+        api: Api,
+        client: PlainClient,
+        http: HttpPart,
+        request: Request,
+        credential: Credential,
+        max_answer_bytes: int,
+    ) -> None:
+        self._api = api
+        self._name = api.server.name
+        self._client = client
+        self._http = http
+        self._method = str(request.arguments["method"])
+        self._credential = credential
+        self._room = max_answer_bytes
+        self._began_at = perf_counter()
+        self._status = 0
+        self._bytes = 0
+        self._is_begun = False
+
+    async def run(self) -> Outcome:
+        """Relay the answer of the first address that gives one.
+
+        Raises `UpstreamError` where there is none, and where it breaks off: without its end the agent sees that too.
+        """
+        tried: frozenset[str] = frozenset()
+        while True:
+            address, wait_s = self._api.breaker.choose(perf_counter(), tried)
+            if address is None:
+                raise Unreachable(self._name, f"{self._name!r} keeps failing; try again in {wait_s:.0f} s")
+            tried |= {address}
+            try:
+                return await self._through(address)
+            except (Unreachable, TimedOut) as e:
+                self._api.breaker.failed(address, perf_counter())
+                if self._is_begun or isinstance(e, TimedOut) or not self._may_repeat(tried):
+                    raise
+
+    def outcome(self, status: OutcomeStatus) -> Outcome:
+        """What became of it so far."""
+        result = {"status": self._status, "bytes": self._bytes} if self._status else None
+        return Outcome(status, result, upstream_ms=(perf_counter() - self._began_at) * 1000)
+
+    def _may_repeat(self, tried: frozenset[str]) -> bool:
+        is_repeatable = self._method in REPEATABLE or "idempotency-key" in self._http.headers
+        return is_repeatable and len(tried) <= self._api.rest.retries and len(tried) < len(self._api.rest.targets)
+
+    async def _through(self, address: str) -> Outcome:
+        timeout_s = self._api.server.timeout_s
+        body = self._http.body or None
+        try:
+            async with asyncio.timeout(timeout_s) as until_head:
+                url = address + self._http.path
+                async with self._client.open(self._name, self._method, url, self._headers(), body) as answer:
+                    until_head.reschedule(None)
+                    return await self._relayed(address, answer)
+        except TimeoutError as e:
+            raise TimedOut(self._name, f"{self._name!r} did not answer within {timeout_s:.3g} s") from e
+
+    def _headers(self) -> dict[str, str]:
+        """By name in lower case, so that nothing the agent sends stands beside what is put in here."""
+        own = {"accept": "*/*", "accept-encoding": "identity", "user-agent": f"mcp-gateway/{__version__}"}
+        passed = passing(self._http.headers, PASSED_ON, self._api.rest.send_headers)
+        return own | passed | {name.lower(): value for name, value in self._credential.headers.items()}
+
+    async def _relayed(self, address: str, answer: HttpResponse) -> Outcome:
+        self._status = answer.status
+        is_failure = answer.status in _BUSY or answer.status >= 500
+        if is_failure:
+            self._api.breaker.failed(address, perf_counter(), retry_after_s(answer.headers, time()))
+        else:
+            self._api.breaker.worked(address)
+        await self._http.relay.begin(answer.status, passing(answer.headers, PASSED_BACK, self._api.rest.return_headers))
+        self._is_begun = True
+        held = b""
+        async with aclosing(answer.body()) as body:
+            async for piece in _in_time(body, self._name):
+                self._count(piece)
+                if held:
+                    await self._http.relay.write(held)
+                held = piece
+        self._http.relay.hold(held)
+        return self.outcome(OutcomeStatus.HTTP_ERROR if answer.status >= 400 else OutcomeStatus.OK)
+
+    def _count(self, piece: bytes) -> None:
+        self._bytes += len(piece)
+        if self._bytes > self._room:
+            raise Misbehaved(self._name, f"{self._name!r} answered with more than {self._room} bytes")
+
+
+async def _in_time(body: AsyncGenerator[bytes, None], name: str) -> AsyncGenerator[bytes, None]:
+    while True:
+        try:
+            async with asyncio.timeout(IDLE_S):
+                piece = await anext(body, None)
+        except TimeoutError as e:
+            raise TimedOut(name, f"{name!r} stopped in the middle of its answer") from e
+        if piece is None:
+            return
+        if piece:
+            yield piece
