@@ -22,6 +22,7 @@ from mcp_gateway.cli.output import (
 )
 from mcp_gateway.config.servers import Configuration, load
 from mcp_gateway.config.toml_lines import did_you_mean
+from mcp_gateway.domain import Kind
 from mcp_gateway.errors import Complaint, ConfigInvalid, PolicyInvalid
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.tables import CODE
@@ -72,7 +73,8 @@ def strangers(configuration: Configuration, policy: Policy) -> Iterator[Complain
     known = {server.name for server in configuration.servers}
     for task in policy.tasks.values():
         for grant in (*task.grants, *task.denies):
-            for upstream in sorted({pattern.upstream for pattern in grant.patterns} - known - {"*"}):
+            named = {pattern.upstream for pattern in grant.patterns if pattern.kind is not Kind.MODEL}
+            for upstream in sorted(named - known - {"*"}):
                 message = f"no server is named {upstream!r}, so this concerns nothing"
                 yield Complaint(grant.at.file, grant.at.line, message, did_you_mean(upstream, known), CODE)
 
@@ -91,6 +93,9 @@ def _print(
     if configuration is not None:
         names = [server.name for server in configuration.servers if server.enabled]
         _ok(f"{configuration.path}: {_count(len(names), 'server')}{_listed(names)}")
+        if configuration.models.offered:
+            models = sorted(configuration.models.offered)
+            _ok(f"{configuration.path}: {_count(len(models), 'model')}{_listed(models)}")
     if configuration is not None and policy is not None:
         agents = sorted(policy.assignments)
         said = f"{_count(len(agents), 'agent')}{_listed(agents)}" if agents else "no agent, so everything is denied"

@@ -18,11 +18,12 @@ from mcp_gateway.audit.query import escaped
 from mcp_gateway.cli.output import DEFAULT_CONFIG, EXIT_NO, AsJson, ConfigPath, out, print_json, warn
 from mcp_gateway.config.servers import Configuration, load
 from mcp_gateway.config.toml_lines import did_you_mean
-from mcp_gateway.domain import NOTHING, Caller, Json, Kind, Request, StartedTask, Target, Verb
+from mcp_gateway.domain import MODELS, NOTHING, PROVIDER_TOOLS, Caller, Json, Kind, Request, StartedTask, Target, Verb
 from mcp_gateway.errors import Unreachable
 from mcp_gateway.guards.transactions import Transactions
 from mcp_gateway.identity.started import StartedRecord
 from mcp_gateway.identity.task import task_for
+from mcp_gateway.models.sender import targets_of
 from mcp_gateway.policy.compile import Policy, compile_policy, sources_of
 from mcp_gateway.policy.document import from_sources
 from mcp_gateway.policy.explain import Explanation, explain
@@ -39,10 +40,12 @@ _CALLS: Final[Mapping[Kind, tuple[Verb, str]]] = {
     Kind.TOOL: (Verb.CALL, "tools/call"),
     Kind.PROMPT: (Verb.GET, "prompts/get"),
     Kind.RESOURCE: (Verb.READ, "resources/read"),
+    Kind.MODEL: (Verb.MODEL, "model"),
 }
 
 _METHODS: Final[Mapping[str, str]] = {
     **{verb.value: method for verb, method in _CALLS.values()},
+    Verb.SAMPLE.value: "model",
     Verb.COMPLETE.value: "completion/complete",
     Verb.SUBSCRIBE.value: "resources/subscribe",
     Verb.TASK_GET.value: "tasks/get",
@@ -188,13 +191,17 @@ def _pattern(written: str) -> Pattern:
     try:
         return parse_pattern(written, any_upstream=False)
     except PatternError as e:
-        raise typer.BadParameter(f"{e}: write upstream/tool, prompt:upstream/name or resource:upstream/URI") from e
+        raise typer.BadParameter(
+            f"{e}: write upstream/tool, prompt:upstream/name, resource:upstream/URI or model:models/NAME"
+        ) from e
 
 
 def _find(configuration: Configuration, pattern: Pattern, written: str) -> _Found:
     """The target as its upstream defines it now; a bare one where the upstream cannot say."""
     name = (written.partition(":")[2] if pattern.kind is not Kind.TOOL else written).partition("/")[2]
     bare = Target(pattern.kind, pattern.upstream, name, name, {}, "")
+    if pattern.kind is Kind.MODEL:
+        return _find_model(configuration, bare)
     enabled = [server.name for server in configuration.servers if server.enabled]
     if pattern.upstream not in enabled:
         warn(
@@ -214,6 +221,15 @@ def _find(configuration: Configuration, pattern: Pattern, written: str) -> _Foun
     elif found is None:
         warn(f"upstream {pattern.upstream!r} offers no {pattern.kind} {name!r}", did_you_mean(name, offered))
     return _Found(found or bare, is_offered=found is not None)
+
+
+def _find_model(configuration: Configuration, bare: Target) -> _Found:
+    """A model as servers.toml offers it; what providers do by themselves is listed nowhere."""
+    offered = {target.name: target for target in targets_of(configuration.models)}
+    is_offered = bare.upstream == PROVIDER_TOOLS or (bare.upstream == MODELS and bare.name in offered)
+    if not is_offered:
+        warn(f"{configuration.path} offers no model {bare.name!r}", did_you_mean(bare.name, offered))
+    return _Found(offered.get(bare.name, bare), is_offered)
 
 
 def _tell_entry(configuration: Configuration, number: str, as_json: bool) -> None:

@@ -8,7 +8,7 @@ where they have weights, in an order drawn by them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -263,8 +263,3 @@ def _is_served(model: ModelConfig, providers: Mapping[str, ProviderConfig]) -> b
 def _refuse(table: Table, message: str, fix: str, code: ConfigCode = ConfigCode.BAD_VALUE) -> None:
     findings: Findings = table.findings
     findings.refuse(table.path, message, fix, code)
-
-
-def shown(models: Models) -> Sequence[str]:
-    """Each offered name with where it leads, for operators."""
-    return [f"{name} -> {', '.join(map(str, model.targets))}" for name, model in sorted(models.offered.items())]

@@ -53,6 +53,7 @@ _USES: Final = {
     Kind.TOOL: (Verb.CALL, "tools/call", "tools/list"),
     Kind.PROMPT: (Verb.GET, "prompts/get", "prompts/list"),
     Kind.RESOURCE: (Verb.READ, "resources/read", "resources/list"),
+    Kind.MODEL: (Verb.MODEL, "model", "models/list"),
 }
 
 

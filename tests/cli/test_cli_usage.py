@@ -76,3 +76,28 @@ def test_every_word_is_one_the_audit_can_tell_by(folder: Path) -> None:
     assert {word.value for word in By} == set(USAGE_BY)
     for word in By:
         rows(folder, "--by", word.value)
+
+
+def test_why_tells_of_models_before_and_after_a_call(folder: Path) -> None:
+    """The decision that would be made, and the one that was, under the line that made it."""
+
+    def why(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["why", *words, "--config", str(folder / "servers.toml")])
+        return done.exit_code, done.stdout
+
+    code, said = why("alice", "model:models/gpt-5-mini")
+    assert code == 0
+    assert "allowed (grant) by policies/agents.toml" in said
+    assert why("alice", "model:models/gpt-5")[0] == 1
+    assert why("alice", "model:models/nobody-has-this")[0] == 1
+    assert why("alice", "model:provider-tools/web_search")[0] == 1
+    code, said = why("2")
+    assert code == 0
+    assert "gpt-5-mini" in said
+    assert "matches" in said
+
+
+def test_check_knows_models(folder: Path) -> None:
+    done = CliRunner().invoke(app, ["check", "--config", str(folder / "servers.toml")])
+    assert "7 models" in done.stdout
+    assert "no server is named" not in done.output

@@ -81,7 +81,7 @@ def test_an_upstream_that_is_down_leaves_the_policy_s_word(operator: Any) -> Non
     [
         (["reader"], "write an agent and a target, or the number of an audit entry"),
         (["reader", "echo"], "'echo' is not upstream/name"),
-        (["reader", "*/echo"], "write upstream/tool, prompt:upstream/name or resource:upstream/URI"),
+        (["reader", "*/echo"], "write upstream/tool, prompt:upstream/name, resource:upstream/URI or"),
         (["reader", "files/echo", "--args", "{bad"], "--args is not JSON: "),
         (["reader", "files/echo", "--args", "[1]"], "--args must be a JSON object"),
         (["reader", "files/echo", "--claims", '"x"'], "--claims must be a JSON object"),

@@ -114,3 +114,15 @@ def test_a_case_can_be_about_a_task_that_was_started(tmp_path: Path) -> None:
         f"{case}expect = 'deny'\n"
     )
     assert [result.passed for result in run_cases(policy, [path])] == [True, True, True]
+
+
+def test_a_case_can_be_about_a_model(tmp_path: Path) -> None:
+    policy = compile_policy(
+        from_sources({"a.toml": '[agents.a]\ntasks = ["t"]\ndefault_task = "t"\n[tasks.t.models]\nallow = ["gpt-*"]\n'})
+    )
+    path = tmp_path / "a.test.toml"
+    cases = [("gpt-5", "allow"), ("claude-5", "deny")]
+    path.write_text(
+        "".join(f'[[case]]\nagent = "a"\ntool = "model:models/{name}"\nexpect = "{word}"\n' for name, word in cases)
+    )
+    assert [result.passed for result in run_cases(policy, [path])] == [True, True]
