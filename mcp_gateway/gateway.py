@@ -338,6 +338,9 @@ class Gateway:
         decision = decide(now.policy, caller, request, target, at)
         for needed in request.needs if decision.allowed else ():
             about_it = decide(now.policy, caller, request, needed, at)
+            if about_it.terms is not None and (about_it.terms.offers or about_it.terms.flows):
+                # How often a provider does something by itself, nobody sees: it is allowed without more, or not at all.
+                about_it = replace(about_it, effect=Effect.DENIED, reason=Reason.CONDITION_UNEVALUABLE, terms=None)
             if not about_it.allowed:
                 return about_it, needed.name
         return decision, request.name

@@ -16,7 +16,7 @@ from mcp_gateway.policy.conditions import Scope, plain
 from mcp_gateway.policy.demands import Demands, FirstCall, FlowRule, Limit, tightest
 from mcp_gateway.policy.document import Grant
 
-USES: Final = (Verb.CALL, Verb.GET, Verb.READ)
+USES: Final = (Verb.CALL, Verb.GET, Verb.READ, Verb.MODEL, Verb.SAMPLE)
 """What counts against limits. Everything else is about a call that was counted, or gets no content."""
 
 _SENDS: Final = (*USES, Verb.COMPLETE, Verb.TASK_UPDATE)

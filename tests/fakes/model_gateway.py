@@ -20,8 +20,9 @@ from fakes.providers import Provider, provider
 from fakes.waiting import until
 from mcp_gateway.config.servers import load
 from mcp_gateway.frontdoor.http_server import Server, listening_socket
+from mcp_gateway.identity.started import StartedTasks
 from mcp_gateway.identity.verify import ApiKeyCheck, Verifier
-from mcp_gateway.wiring import Running, Trust, keys_of, running, utc_now
+from mcp_gateway.wiring import Running, Trust, keys_of, running, started_tasks_of, utc_now
 
 OPENAI_KEY = "sk-canary-of-openai-0123456789"
 ANTHROPIC_KEY = "sk-ant-canary-0123456789"
@@ -85,6 +86,7 @@ class ModelGateway:
     spare: Provider
     port: int
     http: httpx2.AsyncClient
+    tasks: StartedTasks
     _keys: Any
     _tokens: dict[str, str] = field(default_factory=dict)
 
@@ -144,7 +146,9 @@ async def model_gateway(
         parts = await stack.enter_async_context(running(lambda: load(folder / "servers.toml", os.environ)))
         api_keys = keys_of(parts.configuration)
         stack.callback(api_keys.close)
-        door, _ = parts.http_door(Trust(Verifier([ApiKeyCheck(api_keys)])))
+        tasks = started_tasks_of(parts.configuration)
+        stack.callback(tasks.close)
+        door, _ = parts.http_door(Trust(Verifier([ApiKeyCheck(api_keys)], tasks=tasks)))
         listener = listening_socket("127.0.0.1", 0)
         server = Server(door, parts.closers, 64 * 1024)
         serving = asyncio.ensure_future(server.serve(sockets=[listener]))
@@ -152,7 +156,7 @@ async def model_gateway(
         client = httpx2.AsyncClient(verify=NO_TLS, trust_env=False, timeout=30)
         port = listener.getsockname()[1]
         try:
-            yield ModelGateway(folder, parts, first, spare, port, client, api_keys)
+            yield ModelGateway(folder, parts, first, spare, port, client, tasks, api_keys)
         finally:
             first.release.set()
             spare.release.set()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from fakes.model_gateway import HELLO, MODELS, POLICY, ModelGateway, model_gatew
 from fakes.providers import INPUT_TOKENS, OUTPUT_TOKENS, provider
 from mcp_gateway.config.servers import load
 from mcp_gateway.storage.budgets import BudgetStore
+from mcp_gateway.wiring import utc_now
 
 TOKENS = INPUT_TOKENS + OUTPUT_TOKENS
 FAR = "31d"
@@ -153,3 +155,34 @@ async def test_what_a_dead_process_had_set_aside_counts_as_spent(tmp_path: Path)
         assert held.tokens >= 90
         gateway.first.release.set()
         assert (await asking).status_code == 200
+
+
+async def test_a_started_task_pays_for_its_models_too(tmp_path: Path) -> None:
+    """Set aside before, settled with what was taken; what nobody can price is refused where money is counted."""
+    for limit, model, codes in (
+        (f"tokens = {3 * TOKENS}", "gpt-5-mini", [200, 200, 429]),
+        ('cost = "5 USD"', "secondhand", [429]),
+        ('cost = "5 USD"', "gpt-5-mini", [200]),
+    ):
+        policy = POLICY.replace(
+            "[tasks.work.models]", f'[tasks.work]\nttl = "2h"\nlimit = {{ {limit} }}\n[tasks.work.models]'
+        )
+        async with model_gateway(tmp_path / f"{limit[:4]}{model}", policy=policy) as gateway:
+            token, _ = gateway.tasks.start("alice", "work", timedelta(hours=1), utc_now())
+            body = {"model": model, "messages": HELLO, "max_tokens": 5}
+            answers = [await gateway.post("/v1/chat/completions", body, mcp_gateway_task=token) for _ in codes]
+            assert [answer.status_code for answer in answers] == codes
+
+
+async def test_a_grant_s_limit_holds_for_models(tmp_path: Path) -> None:
+    grant = '\n[[tasks.work.grant]]\ntools = ["model:models/gpt-5"]\nlimit = { calls = 2, per = "1h" }\n'
+    async with model_gateway(tmp_path, policy=POLICY + grant) as gateway:
+        assert [(await gateway.chat("gpt-5")).status_code for _ in range(3)] == [200, 200, 429]
+        assert [row["reason"] for row in gateway.rows()][-1] == "limit_reached"
+
+
+async def test_what_a_provider_does_by_itself_cannot_be_counted_and_so_not_limited(tmp_path: Path) -> None:
+    grant = '\n[[tasks.work.grant]]\ntools = ["model:provider-tools/*"]\nlimit = { calls = 2, per = "1h" }\n'
+    async with model_gateway(tmp_path, policy=POLICY + grant) as gateway:
+        assert (await gateway.chat(tools=[{"type": "web_search"}])).status_code == 403
+        assert gateway.first.seen == []
