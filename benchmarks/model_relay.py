@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -128,6 +130,16 @@ async def measure(provider_port: int, gateway_port: int, key: str, pid: int, arg
         client.close()
 
 
+@contextmanager
+def running(command: list[str], env: dict[str, str], folder: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends with the block, however that ends."""
+    with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=1000)
@@ -138,28 +150,23 @@ def main() -> None:
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        provider = subprocess.Popen(
-            [sys.executable, "-c", PROVIDER, str(arguments.words)], stdout=subprocess.PIPE, text=True, env=env
-        )
-        provider_port = int(provider.stdout.readline())  # type: ignore[union-attr]
-        (folder / "policies").mkdir()
-        (folder / "policies" / "all.toml").write_text(POLICY)
-        url = f"http://127.0.0.1:{provider_port}/v1"
-        (folder / "servers.toml").write_text(f'[models.fake]\nurl = "{url}"\nmodels = ["gpt-5-mini"]\n')
-        command = [sys.executable, "-m", "mcp_gateway"]
-        made = subprocess.run([*command, "key", "create", "bench", "--json"], cwd=folder, env=env, capture_output=True)
-        key = json.loads(made.stdout)["key"]
-        serve = [*command, "serve", "--json", "--listen", "127.0.0.1:0"]
-        gateway = subprocess.Popen(serve, cwd=folder, env=env, stdout=subprocess.PIPE, text=True)
-        try:
-            port = int(json.loads(gateway.stdout.readline())["url"].split(":")[2].split("/")[0])  # type: ignore[union-attr]
-            gateway.stdout.readline()  # type: ignore[union-attr]
-            asyncio.run(measure(provider_port, port, key, gateway.pid, arguments))
-        finally:
-            for process in (gateway, provider):
-                process.terminate()
-                process.wait()
-                process.stdout.close()  # type: ignore[union-attr]
+        provider_command = [sys.executable, "-c", PROVIDER, str(arguments.words)]
+        with running(provider_command, env) as provider:
+            provider_port = int(provider.stdout.readline())  # type: ignore[union-attr]
+            (folder / "policies").mkdir()
+            (folder / "policies" / "all.toml").write_text(POLICY)
+            url = f"http://127.0.0.1:{provider_port}/v1"
+            (folder / "servers.toml").write_text(f'[models.fake]\nurl = "{url}"\nmodels = ["gpt-5-mini"]\n')
+            command = [sys.executable, "-m", "mcp_gateway"]
+            made = subprocess.run(
+                [*command, "key", "create", "bench", "--json"], cwd=folder, env=env, capture_output=True
+            )
+            key = json.loads(made.stdout)["key"]
+            with running([*command, "serve", "--json", "--listen", "127.0.0.1:0"], env, folder) as gateway:
+                said = json.loads(gateway.stdout.readline())  # type: ignore[union-attr]
+                gateway.stdout.readline()  # type: ignore[union-attr]
+                port = int(said["url"].split(":")[2].split("/")[0])
+                asyncio.run(measure(provider_port, port, key, gateway.pid, arguments))
 
 
 if __name__ == "__main__":

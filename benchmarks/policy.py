@@ -27,7 +27,7 @@ def written(seed: int) -> dict[str, str]:
         agents.append(f'[agents.a{n}]\ntasks = ["t{n}"]\ndefault_task = "t{n}"\n')
         tasks.append(f'[tasks.t{n}]\nallow = ["{tool[0].rpartition("_")[0]}_*"]\n')
         for each in tool[1:]:
-            when = f"args.amount <= {chance.randrange(1000)} && agent.name == \"a{n}\""
+            when = f'args.amount <= {chance.randrange(1000)} && agent.name == "a{n}"'
             tasks.append(f"[[tasks.t{n}.grant]]\ntools = ['{each}']\nwhen = '{when}'\n")
     return {"agents.toml": "\n".join(agents), "tasks.toml": "\n".join(tasks)}
 

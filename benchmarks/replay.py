@@ -43,10 +43,26 @@ def rows(entries: int) -> Iterator[tuple[Any, ...]]:
     for seq in range(1, entries + 1):
         agent, tool = chance.randrange(AGENTS), chance.randrange(TOOLS)
         upstream = "bound" if tool % 2 else "free"
-        args = json.dumps({"amount": chance.randrange(2000), "currency": "EUR", "order_id": f"o-{seq}", "note": "x" * 60})
+        args = json.dumps(
+            {"amount": chance.randrange(2000), "currency": "EUR", "order_id": f"o-{seq}", "note": "x" * 60}
+        )
         at = f"2026-11-{1 + seq * 20 // entries:02}T12:00:00.000Z"
         decision = ("allowed", "grant") if seq % 7 else ("denied", "condition_false")
-        yield seq, at, 1, "call", "decided", f"a{agent}", "api-key", f"t{agent}", upstream, f"tool{tool}", f"h{tool}", *decision, args
+        yield (
+            seq,
+            at,
+            1,
+            "call",
+            "decided",
+            f"a{agent}",
+            "api-key",
+            f"t{agent}",
+            upstream,
+            f"tool{tool}",
+            f"h{tool}",
+            *decision,
+            args,
+        )
 
 
 def make(path: Path, entries: int) -> None:
