@@ -85,7 +85,7 @@ async def test_each_agent_logs_in_in_its_own_way_and_no_planted_secret_shows_any
         async def is_listed() -> bool:
             return await tools_of(alice) == {"s0__whoami", "s0__login"}
 
-        await until(is_listed)
+        await until(is_listed, within_s=30)
         refused = (await ask(plain, "tools/call", name="s0__whoami", arguments={}))["result"]
         assert refused["isError"] and f"{gateway.origin}/connect/" in refused["content"][0]["text"]
         for _ in range(3):
