@@ -195,8 +195,9 @@ class Running:
         self.sign_in = sign_in_of(settings)
         visitor_seals = Seals(random_key(settings.state / SEAL_KEY_FILE), "visitor", VISIT_S) if self.sign_in else None
         self.pages = ConnectPages(self.broker.consents, configuration.identity.url, self.sign_in, visitor_seals)
-        self.pages_at: Callable[[], Awaitable[str]] | None = None
-        """Where this process serves `pages`; None: nowhere."""
+        self.pages_listener = ConnectListener(self.pages)
+        self.pages_at: Callable[[], Awaitable[str]] = self.pages_listener.base_url
+        """Where this process serves `pages`: behind its HTTP door, else on a port that is opened when first needed."""
         self.pool = Pool(
             on_change=lambda _: self._refresh_soon(),
             limits=limits,
@@ -384,12 +385,6 @@ class Running:
             raise ConfigInvalid([Complaint(str(self.configuration.path), 0, "there is no 'admin_key'")])
         return AdminDoor(desk, key, utc_now, self.audit.count_refusal)
 
-    def connect_listener(self, port: int = 0) -> ConnectListener:
-        """The login pages on a port of this machine, opened when first needed, where there is no HTTP door."""
-        listener = ConnectListener(self.pages, port)
-        self.pages_at = listener.base_url
-        return listener
-
     def serve_pages_at(self, url: str) -> None:
         """The login pages are behind the HTTP door, at `url`."""
 
@@ -404,8 +399,6 @@ class Running:
         Beyond this machine a page would have to know who has opened it; nobody who follows a link may hand their
         account to whoever sent it (client/elicitation, "Phishing").
         """
-        if self.pages_at is None:
-            raise LookupError("this process serves no pages")
         url = self.configuration.identity.url or await self.pages_at()
         is_here = is_loopback(urlsplit(url).hostname or "")
         if (is_here or url.startswith("https://")) and (self.pages.can_tell(owner) or (is_here and not owner.person)):
@@ -447,7 +440,8 @@ class Running:
         rules = {server.name: naming_rule(server) for server in servers}
         self.audit.remember_policy(self.policy.version, self.policy.text)
         return Snapshot(
-            catalog=self._catalog(tuple(listings.values()), servers),
+            # The login tools come in behind the pins: no upstream defined them.
+            catalog=self._catalog(self.pool.with_login_tools(listings.values()), servers),
             policy=self.policy,
             guards=Guards(
                 Limits(settings.max_body_bytes, max_result_bytes=settings.max_result_bytes),
@@ -564,6 +558,7 @@ async def _closing(parts: Running) -> AsyncIterator[None]:
         yield
     finally:
         with anyio.CancelScope(shield=True):
+            await parts.pages_listener.close()
             await parts.broker.close()
             parts.broker.vault.close()
             if parts.sign_in is not None:

@@ -147,13 +147,11 @@ async def _serve(load_again: Load, who: Who) -> None:
     async with standard_streams() as (reader, writer), running(load_again) as parts:
         now = started_now(tasks, started) if tasks is not None and started is not None else None
         door = parts.stdio_door(who.agent, who.task, now)
-        listener = parts.connect_listener()
         async with anyio.create_task_group() as work:
             work.start_soon(keep_current, parts)
             if tasks is not None and started is not None:
                 work.start_soon(_end_with, tasks, started, work.cancel_scope)
             await door.serve(reader, writer)
-            await listener.close()
             work.cancel_scope.cancel()
 
 

@@ -19,11 +19,6 @@ LOGIN_TOOL: Final[Json] = {
 }
 
 
-def login_listing(upstream: str) -> Listing:
-    """What is listed of an upstream whose own list needs a login."""
-    return Listing(upstream, tools=(LOGIN_TOOL,))
-
-
 def with_login(listing: Listing) -> Listing:
     """A list with the tool in it, for agents that are in the middle of calling it; unless it has one of that name."""
     if any(tool.get("name") == LOGIN_TOOL["name"] for tool in listing.tools):

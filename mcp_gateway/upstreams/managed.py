@@ -51,7 +51,7 @@ from mcp_gateway.upstreams.elicited import Elicited
 from mcp_gateway.upstreams.handshake import DiedOfProbe
 from mcp_gateway.upstreams.listening import Listening
 from mcp_gateway.upstreams.listing import fetch_listing
-from mcp_gateway.upstreams.login_tool import LOGIN_TOOL, login_listing, login_result, with_login
+from mcp_gateway.upstreams.login_tool import LOGIN_TOOL, login_result
 from mcp_gateway.upstreams.redact import without_secrets
 from mcp_gateway.upstreams.refusals import Rejected
 from mcp_gateway.upstreams.watch import Watch, keep_subscribed
@@ -153,6 +153,11 @@ class ManagedUpstream:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def offers_login(self) -> bool:
+        """Whether the login tool is listed: nothing else is known, or somebody may be in the middle of calling it."""
+        return anyio.current_time() < self._login_until
 
     @property
     def status(self) -> UpstreamStatus:
@@ -292,7 +297,6 @@ class ManagedUpstream:
         """Until somebody has logged in; looks by itself now and then. What was listed stays listed."""
         self._why = str(error).removeprefix(f"upstream {self.name!r} ")
         if self.listing is None:
-            self.listing = login_listing(self.name)
             self._login_until = inf
         self._become(UpstreamState.NEEDS_LOGIN, self._why)
         _log.warning("upstream %s %s", self.name, self._why)
@@ -300,17 +304,13 @@ class ManagedUpstream:
         with anyio.move_on_after(LOGIN_LOOK_S):
             await self._woken.wait()
 
-    def _shown(self, listing: Listing) -> Listing:
-        """What is listed: the login tool, too, for as long as somebody may be in the middle of calling it."""
-        return with_login(listing) if anyio.current_time() < self._login_until else listing
-
     async def _keep_credential(self, connection: Connection) -> None:
         """Have our own requests go with a credential that holds, for as long as the connection lives."""
         while self.config.auth is not None:
             await anyio.sleep(OWN_LOOK_S)
             if 0 < self._login_until < anyio.current_time():
                 self._login_until = 0.0
-                self._changed.set()  # nobody is on the way any more: the list is looked at without it
+                self._announce()  # nobody is on the way any more
             try:
                 fresh = await self._own_credential()
             except UpstreamError as e:
@@ -331,7 +331,7 @@ class ManagedUpstream:
             self._changed = anyio.Event()
             listing = await self._listed(connection)
             self._login_until = min(self._login_until, anyio.current_time() + LOGIN_STAYS_S)
-            self._publish(connection, self._shown(listing))
+            self._publish(connection, listing)
             self._refusal = None
             ready_at = anyio.current_time()
             try:
@@ -480,7 +480,7 @@ class ManagedUpstream:
             await anyio.sleep(RELIST_AFTER_S)
             self._changed = anyio.Event()
             try:
-                listing = self._shown(await self._listed(connection))
+                listing = await self._listed(connection)
             except UpstreamError as e:
                 self._note_failure(connection, e)
                 if isinstance(e, Rejected) and e.is_about_credentials and self.config.auth is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.domain import NOTHING, Json, Listing, OwnCredentials, Upstream, UpstreamStatus
 from mcp_gateway.upstreams.connection import Limits, Question
+from mcp_gateway.upstreams.login_tool import with_login
 from mcp_gateway.upstreams.managed import ManagedUpstream, Surroundings
 
 
@@ -52,6 +53,7 @@ class Pool:
             on_task=on_task,
         )
         self._upstreams: Mapping[str, ManagedUpstream] = {}
+        self._made: dict[str, tuple[Listing | None, Listing]] = {}
         self._tasks: TaskGroup = anyio.create_task_group()
 
     async def __aenter__(self) -> Self:
@@ -74,6 +76,24 @@ class Pool:
     def listings(self) -> Mapping[str, Listing]:
         """What each upstream offers; for one that is down, what it offered last."""
         return {name: found.listing for name, found in self._upstreams.items() if found.listing is not None}
+
+    def with_login_tools(self, listings: Iterable[Listing]) -> tuple[Listing, ...]:
+        """Lists as agents see them: the login tool put into those of upstreams that offer it, or in place of none.
+
+        No definition of an upstream's: whoever compares those has to do it before.
+        """
+        found: dict[str, Listing] = {listing.upstream: listing for listing in listings}
+        for name, upstream in self._upstreams.items():
+            if upstream.offers_login:
+                found[name] = self._with_login(name, found.get(name))
+        return tuple(found.values())
+
+    def _with_login(self, name: str, listing: Listing | None) -> Listing:
+        """The same object for the same list: whoever compares lists by identity sees no change."""
+        made = self._made.get(name)
+        if made is None or made[0] is not listing:
+            made = self._made[name] = listing, with_login(listing or Listing(name))
+        return made[1]
 
     def statuses(self) -> tuple[UpstreamStatus, ...]:
         """How each upstream is doing."""

@@ -85,7 +85,7 @@ async def test_each_agent_logs_in_in_its_own_way_and_no_planted_secret_shows_any
         async def is_listed() -> bool:
             return await tools_of(alice) == {"s0__whoami", "s0__login"}
 
-        await until(is_listed)
+        await until(is_listed, within_s=30)
         refused = (await ask(plain, "tools/call", name="s0__whoami", arguments={}))["result"]
         assert refused["isError"] and f"{gateway.origin}/connect/" in refused["content"][0]["text"]
         for _ in range(3):
@@ -140,14 +140,12 @@ async def behind_oidc(folder: Path, count: int, ttl_s: int = 3600) -> AsyncItera
         servers = await stack.enter_async_context(guarded_servers(issuer, count))
         files = files_for(*(server.url for server in servers))
         parts = await stack.enter_async_context(running_in(folder, files))
-        listener = parts.connect_listener()
         for n in range(count):
             for person in ("alice", "bob"):
-                await person_logs_in(parts, f"s{n}", person, await listener.base_url())
+                await person_logs_in(parts, f"s{n}", person, await parts.pages_at())
         for n in range(count):
             await until(lambda n=n: parts.gateway.snapshot.catalog.find(Kind.TOOL, f"s{n}__whoami"), within_s=10)  # type: ignore[misc]
         yield parts, servers
-        await listener.close()
 
 
 @pytest.mark.slow
