@@ -237,17 +237,28 @@ def test_a_how_to_does_what_it_says(document: Path, tmp_path: Path) -> None:
         follow(document, at)
 
 
-@pytest.mark.slow
-def test_the_readme_and_contributing_do_what_they_say_in_a_fresh_clone(tmp_path: Path) -> None:
-    """From the first command, which installs everything, to the last; all but the second, which runs these tests."""
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """What somebody has who has just cloned the repository."""
     clone = tmp_path / "clone"
     shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(".git", ".*_cache", ".venv", ".node", "__pycache__"))
     for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "all"]):
         subprocess.run(["git", *words], cwd=clone, check=True)
+    return clone
+
+
+@pytest.mark.slow
+def test_the_readme_does_what_it_says_in_a_fresh_clone(clone: Path) -> None:
+    """From the first command, which installs everything, to the last; all but the second, which runs these tests."""
     with terminal(clone, Path("/nowhere")) as at:
         servers = clone / "servers.toml"
         servers.write_text(at.here(servers.read_text()))
         follow(README, at, leave_out=[the_command_of_the_tests()])
+
+
+@pytest.mark.slow
+def test_contributing_does_what_it_says_in_a_fresh_clone(clone: Path) -> None:
+    with terminal(clone, Path("/nowhere")) as at:
         follow(CONTRIBUTING, at)
 
 

@@ -17,9 +17,11 @@ import typer
 
 from mcp_gateway import __version__
 from mcp_gateway.cli.shared import MAX_LINE, NotShared, Streams, attached, hello_of
+from mcp_gateway.cli.shared import Refused as NotTaken
 from mcp_gateway.config.servers import Configuration
 from mcp_gateway.config.toml_lines import did_you_mean
 from mcp_gateway.domain import Json
+from mcp_gateway.errors import Complaint, ConfigInvalid
 from mcp_gateway.jsonrpc import dump, parse
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.revisions import META_CAPABILITIES, META_CLIENT, META_VERSION, MODERN_VERSIONS
@@ -125,6 +127,9 @@ async def speaking_as(
         async with _by_itself(agent, task, load_again) as streams:
             yield streams
         return
+    except NotTaken as e:
+        where = str(configuration.settings.policies)
+        raise ConfigInvalid([Complaint(where, 0, f"the gateway that runs says: {e}", e.fix)]) from e
     try:
         yield streams
     finally:

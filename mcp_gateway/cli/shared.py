@@ -178,7 +178,8 @@ def hello_of(
 ) -> Hello:
     """The first line for the gateway of this configuration."""
     token = token_of(configuration.settings.state)
-    return Hello(token, __version__, str(configuration.path.absolute()), want, agent, task, client)
+    config = str(configuration.path.absolute())
+    return Hello(token, __version__, config, want, agent, task, client=client)
 
 
 def is_running(state: Path) -> bool:

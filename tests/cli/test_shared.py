@@ -98,6 +98,7 @@ def test_ten_windows_that_open_at_once_have_one_gateway_and_one_of_each_upstream
         assert [window.ask("tools/list")["tools"][0]["name"] for window in opened] == ["files__echo"] * 10
         [gateway] = gateways(tmp_path)
         assert len(gateway.children()) == 1
+        assert {one["client"].partition(" ")[0] for one in status(tmp_path)["attached"]} == {"stdio,"}
         assert len(status(tmp_path)["attached"]) == 10
 
 
