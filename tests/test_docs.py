@@ -5,6 +5,7 @@ first block to the last; `sh serve` and `sh background` are left running in term
 behind one is what it prints, but for times, ids, hashes and counts; `...` stands for anything.
 """
 
+import faulthandler
 import json
 import os
 import re
@@ -258,6 +259,7 @@ def test_the_readme_does_what_it_says_in_a_fresh_clone(clone: Path) -> None:
 
 @pytest.mark.slow
 def test_contributing_does_what_it_says_in_a_fresh_clone(clone: Path) -> None:
+    faulthandler.cancel_dump_traceback_later()  # it installs, tests and checks everything; each has `PATIENCE_S`
     with terminal(clone, Path("/nowhere")) as at:
         follow(CONTRIBUTING, at)
 
