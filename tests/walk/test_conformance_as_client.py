@@ -69,5 +69,12 @@ async def test_the_suite_passes_with_the_gateway_as_its_client(revision: str, pa
         file.write_text(json.dumps(recorded).replace("], ", "],\n") + "\n")
     failing = {scenario for scenario, (_, failed) in found.items() if failed}
     assert failing == NOT_YET[revision] & found.keys(), "".join(said[scenario] for scenario in failing)
-    assert found == {name: recorded[name] for name in scenarios}, f"the docs say otherwise: {RECORD}=1"
+    then = {name: recorded[name] for name in scenarios}
+    assert comparable(found) == comparable(then), f"the docs say otherwise: {RECORD}=1"
     assert recorded.keys() == set(everything)
+
+
+def comparable(found: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """What is the same in each run: with authorization every request that bears a token is a check of its own, and how
+    many there are is a matter of time."""
+    return {name: checks[1:] if name.startswith("auth/") else checks for name, checks in found.items()}
