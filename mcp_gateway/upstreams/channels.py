@@ -1,7 +1,7 @@
 """Agents' calls over duplex channels to one upstream: which call goes on which of them, and when.
 
-Once the upstream has asked something in the middle of a call, calls of an agent that can be asked share a channel with
-calls of the same side only: nothing else tells whom a question is for.
+Once the upstream has asked something in the middle of a call, calls of agents that can be asked have a channel to
+themselves but for calls of the same side that wait for answers: nothing else tells whose a question is.
 """
 
 from __future__ import annotations

@@ -51,11 +51,11 @@ class _Stray:
 class _Waiting:
     """One request without an answer yet."""
 
-    __slots__ = ("_bell", "answer", "asked", "call", "error", "unrelayed")
+    __slots__ = ("_bell", "answer", "call", "error", "is_asked", "unrelayed")
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        self.asked = 0
+        self.is_asked = False
         self.answer: Answer | None = None
         self.error: UpstreamError | None = None
         self.unrelayed: deque[tuple[str, Json]] = deque(maxlen=MAX_UNRELAYED)
@@ -112,6 +112,10 @@ class Peer:
         self._last_id = 0
         self._questions = 0
         self._asking = 0
+        self._last_asked: _Waiting | None = None
+        self._going_on: list[asyncio.Future[None]] = []
+        self._answered = 0
+        self._inside = 0
         self._strays: dict[int, _Stray] = {}
         self._on_changed = on_changed
         self._closed: UpstreamError | None = None
@@ -120,6 +124,11 @@ class Peer:
     def is_asking(self) -> bool:
         """Whether the upstream waits for the answer to a question about a call."""
         return self._asking > 0
+
+    @property
+    def calls_asked(self) -> int:
+        """How many calls wait for their agent's answer; none counts while one of them is about to go on."""
+        return -1 if self._answered else self._asked_now()
 
     def has_strays_besides(self, side: object) -> bool:
         """Whether a call of another side, which was given up, may still be at work, and may still ask."""
@@ -275,18 +284,44 @@ class Peer:
         return agents[0] if len(agents) == 1 else None
 
     def _asking_call(self) -> _Waiting | None:
-        """The call a question is put to: of the only side that it can be for; None where there are two.
+        """The call a question is about: the only one at work, or if none is, the one that asked last; else None.
 
-        The channel carries no sign of the call a question came from. Which of one side's own calls it is put to is no
-        secret between anybody; most likely it is of the newest that does not wait for an answer already. A call that
-        was given up counts, for as long as it may still be at work.
+        The channel carries no sign of the call a question came from. A call whose question is unanswered is not at
+        work, so it can only have asked more at once. One that was given up counts for as long as it may be at work.
         """
         agents = self._calls_of_agents()
-        if not agents or any(each.call.reply.side != agents[0].call.reply.side for each in agents):
-            return None
-        if self.has_strays_besides(agents[0].call.reply.side):
-            return None
-        return next((each for each in reversed(agents) if not each.asked), agents[-1])
+        at_work = [each for each in agents if not each.is_asked]
+        found = at_work[0] if len(at_work) == 1 else None
+        if not at_work and self._last_asked in agents:
+            found = self._last_asked
+        return None if found is None or self.has_strays_besides(found.call.reply.side) else found
+
+    async def _go_on(self, waiting: _Waiting) -> None:
+        """Wait until a call that has been answered may go on: when no other is at work, or it is at work already."""
+        self._answered += 1
+        try:
+            while waiting.is_asked and not waiting.call.is_over and self._inside > self._asked_now():
+                turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._going_on.append(turn)
+                await turn
+            waiting.is_asked = False
+        finally:
+            self._answered -= 1
+
+    def note_inside(self, calls: int) -> None:
+        """See `turns.Channel`."""
+        self._inside = calls
+        self._let_go_on()
+
+    def _asked_now(self) -> int:
+        return sum(each.is_asked for each in self._calls_of_agents())
+
+    def _let_go_on(self) -> None:
+        """A call has ended or waits: see whether one that was answered may go on."""
+        going_on, self._going_on = self._going_on, []
+        for turn in going_on:
+            if not turn.done():
+                turn.set_result(None)
 
     def _calls_of_agents(self) -> list[_Waiting]:
         return [waiting for waiting in self._waiting.values() if waiting.call.reply is not SILENT]
@@ -309,19 +344,22 @@ class Peer:
     def _begin_asking(self) -> _Waiting | None:
         waiting = self._asking_call()
         if waiting is not None:
-            waiting.asked += 1
+            waiting.is_asked, self._last_asked = True, waiting
             self._asking += 1
+            self._let_go_on()
             self._on_changed()
         return waiting
 
     async def _answer_question(self, request_id: int | str, message: Json, waiting: _Waiting | None) -> None:
         reply = waiting.call.reply if waiting is not None else None
         try:
-            self._respond(await answer_question(self._listener, request_id, message, reply))
+            response = await answer_question(self._listener, request_id, message, reply)
+            if waiting is not None:
+                await self._go_on(waiting)
+            self._respond(response)
         finally:
             self._questions -= 1
             if waiting is not None:
-                waiting.asked -= 1
                 self._asking -= 1
                 self._on_changed()
 

@@ -46,6 +46,15 @@ class StdioConnection:
         """See `turns.Channel`; `on_changed` is called when this or `has_strays_besides` may be another."""
         return self._peer.is_asking
 
+    @property
+    def calls_asked(self) -> int:
+        """See `turns.Channel`."""
+        return self._peer.calls_asked
+
+    def note_inside(self, calls: int) -> None:
+        """See `turns.Channel`."""
+        self._peer.note_inside(calls)
+
     def has_strays_besides(self, side: object) -> bool:
         """See `turns.Channel`."""
         return self._peer.has_strays_besides(side)

@@ -1,9 +1,9 @@
-"""Who may be in flight together on a channel: calls whose upstream could ask something, with their like only.
+"""Who may be in flight together on a channel: of calls whose upstream could ask something, one is at work at a time.
 
-A duplex channel does not tell which call a question belongs to. So where one may come, all calls on the channel are of
-one side: the same agent, person and task, who may know each other's questions. Where there are several channels to one
-upstream, a call goes to the first that has room for it. First come, first served, so nobody waits for ever behind those
-who came later. Knows no messages.
+A duplex channel does not tell which call a question belongs to. So where one may come, a call joins others only if each
+of them waits for an answer (then it is not they who ask) and all are of one side: the same agent, person and task.
+Where there are several channels to one upstream, a call goes to the first that has room for it. First come, first
+served, so nobody waits for ever behind those who came later. Knows no messages.
 """
 
 from __future__ import annotations
@@ -28,6 +28,16 @@ class Channel(Protocol):
         """Whether its upstream waits for somebody's answer."""
         ...
 
+    @property
+    def calls_asked(self) -> int:
+        """How many calls on it do nothing but wait for their agent's answer; less than there are while one of them has
+        it and is about to go on."""
+        ...
+
+    def note_inside(self, calls: int) -> None:
+        """So many calls have a turn on it by now, those included that have not been sent yet."""
+        ...
+
     def has_strays_besides(self, side: object) -> bool:
         """Whether calls of another side, which were given up, may still be at work there, and may still ask."""
         ...
@@ -38,7 +48,7 @@ C = TypeVar("C", bound=Channel)
 
 @dataclass(eq=False, slots=True)
 class _Comer:
-    """One call that wants a turn: whose it is, and whether it may be beside its like only."""
+    """One call that wants a turn: whose it is, and whether it has to be the only one at work."""
 
     side: object
     alone: bool
@@ -56,7 +66,9 @@ class _Room(Generic[C]):
         """Whether one more could go now."""
         if comer.alone and self.channel.has_strays_besides(comer.side):
             return False
-        return self.holds_only(comer.side) if comer.alone or self.is_one_sides else True
+        if not (comer.alone or self.is_one_sides):
+            return True
+        return not self.inside or (self.holds_only(comer.side) and self.channel.calls_asked == len(self.inside))
 
     def holds_only(self, side: object) -> bool:
         """Whether nobody of another side is in flight."""
@@ -64,15 +76,17 @@ class _Room(Generic[C]):
 
     def enter(self, comer: _Comer) -> None:
         self.inside[comer] = None
+        self.channel.note_inside(len(self.inside))
         self.is_one_sides = self.is_one_sides or comer.alone
 
     def leave(self, comer: _Comer) -> None:
         del self.inside[comer]
+        self.channel.note_inside(len(self.inside))
         self.is_one_sides = self.is_one_sides and bool(self.inside)
 
 
 class Turns(Generic[C]):
-    """Lets any number of calls on a channel together, or those of one side alone.
+    """Lets any number of calls on a channel together, or one at a time of one side.
 
     `on_crowded` is called when somebody waits although every channel only waits for an answer to its upstream's
     question, or for what strays on it to end: another channel would help, the upstream being faster would not.

@@ -418,26 +418,61 @@ async def test_a_call_that_was_given_up_is_thought_of_for_a_bounded_time(
     assert not asking.peer.has_strays_besides("bob")
 
 
-async def test_calls_of_one_side_go_together_and_a_question_is_put_to_that_side(asking: Wire) -> None:
-    asking.listener.asks = True
-    agents = [Named("alice") for _ in range(2)]
-    for agent in agents:
+def answered(wire: Wire) -> list[str]:
+    """The questions that were answered, in this order."""
+    return [message["id"] for message in wire.sent if "method" not in message and "result" in message]
+
+
+async def begun_beside(asking: Wire, *names: str) -> list["Named"]:
+    """Calls of one side, each of which is asked before the next one begins."""
+    agents = [Named(name) for name in names]
+    for number, agent in enumerate(agents, 1):
+        agent.side = "alice's"
         asking.ask(agent)
-        agent.may.set()
-    await until(lambda: calls_sent(asking) == [1, 2])
-    asking.says(id="q", method="elicitation/create")
-    await until(lambda: {"name": "alice"} in answers_sent(asking))
+        await until(lambda expected=number: len(calls_sent(asking)) == expected)  # type: ignore[misc]
+        asking.says(id=f"q{number}", method="elicitation/create")
+    return agents
 
 
-async def test_questions_go_to_a_call_that_is_not_asked_already(asking: Wire) -> None:
-    first, second = Named("alice"), Named("alice")
-    asking.ask(first)
-    await asking.has_sent(1)
-    asking.says(id="q1", method="elicitation/create")
-    asking.ask(second)
-    await until(lambda: calls_sent(asking) == [1, 2])
+async def test_a_call_goes_on_beside_one_of_its_side_that_waits_and_each_is_asked_its_own(asking: Wire) -> None:
+    first, second = await begun_beside(asking, "first", "second")
     second.may.set()
-    asking.says(id="q2", method="elicitation/create")
-    await until(lambda: [m["id"] for m in asking.sent if "method" not in m] == ["q2"])
+    await until(lambda: answered(asking) == ["q2"])
     first.may.set()
-    await until(lambda: [m["id"] for m in asking.sent if "method" not in m] == ["q2", "q1"])
+    await anyio.wait_all_tasks_blocked()
+    assert answered(asking) == ["q2"], "the second call is at work: what is asked now is asked by it"
+    asking.says(id="q3", method="elicitation/create")
+    await until(lambda: answered(asking) == ["q2", "q1"])
+    asking.says(id="q4", method="elicitation/create")
+    await until(lambda: answered(asking) == ["q2", "q1", "q3"])
+    asking.says(id=2, result={})
+    await until(lambda: answered(asking) == ["q2", "q1", "q3", "q4"])
+    assert [answer["name"] for answer in answers_sent(asking)] == ["second", "first", "second", "first"]
+
+
+async def test_what_is_asked_while_every_call_waits_is_of_the_one_that_asked_last(asking: Wire) -> None:
+    first, second = await begun_beside(asking, "first", "second")
+    asking.says(id="more", method="elicitation/create")
+    second.may.set()
+    await until(lambda: answered(asking) == ["q2", "more"])
+    assert answers_sent(asking) == [{"name": "second"}] * 2
+    first.may.set()
+
+
+async def test_while_two_calls_of_one_side_are_at_work_a_question_is_refused(asking: Wire) -> None:
+    for _ in range(2):
+        agent = Named("alice")
+        agent.side = "alice's"
+        asking.ask(agent)
+    await asking.has_sent(2)
+    asking.says(id="q", method="elicitation/create")
+    await until(lambda: answers_sent(asking) == ["refused"])
+
+
+async def test_an_answer_to_a_call_that_has_ended_waits_for_nobody(asking: Wire) -> None:
+    first, second = await begun_beside(asking, "first", "second")
+    second.may.set()
+    await until(lambda: answered(asking) == ["q2"])
+    asking.says(id=1, result={})
+    first.may.set()
+    await until(lambda: answered(asking) == ["q2", "q1"])

@@ -17,7 +17,12 @@ class Line:
     """A channel."""
 
     is_asking: bool = False
+    calls_asked: int = 0
     strays_of: str = ""
+    inside: int = 0
+
+    def note_inside(self, calls: int) -> None:
+        self.inside = calls
 
     def has_strays_besides(self, side: object) -> bool:
         return self.strays_of not in ("", side)
@@ -52,7 +57,8 @@ class Room:
 
     @property
     def is_empty(self) -> bool:
-        return (self.inside, self.turns.is_empty(self.line), self.turns.waiting) == ({}, True, 0)
+        kept = (self.inside, self.turns.is_empty(self.line), self.turns.waiting, self.line.inside)
+        return kept == ({}, True, 0, 0)
 
 
 async def test_calls_go_together_and_one_alone_waits_for_them_and_they_for_it() -> None:
@@ -158,13 +164,23 @@ async def test_a_call_that_is_being_asked_about_goes_on_alone_although_it_came_w
     assert await late.get() is line
 
 
-async def test_calls_of_one_side_never_wait_for_each_other() -> None:
+async def test_a_call_joins_those_of_its_own_side_that_only_wait_for_an_answer() -> None:
     line, leave = Line(is_asking=True), asyncio.Event()
     turns = Turns(line)
-    mine = [await enter(turns, "a", alone=alone, leave=leave) for alone in (True, True, False)]
-    assert not any(each.empty() for each in mine)
+    assert not (await enter(turns, "a", leave=leave)).empty()
+    second = await enter(turns, "a", leave=leave)
+    assert second.empty(), "the first one is at work"
+    line.calls_asked = 1
+    turns.look_again()
+    await anyio.wait_all_tasks_blocked()
+    assert not second.empty()
+    third = await enter(turns, "a", alone=False, leave=leave)
+    assert third.empty(), "now the second one is"
+    line.calls_asked = 2
     others = await enter(turns, "b", leave=leave)
-    assert others.empty()
+    turns.look_again()
+    await anyio.wait_all_tasks_blocked()
+    assert (third.empty(), others.empty()) == (False, True)
     leave.set()
     assert await others.get() is line
 
