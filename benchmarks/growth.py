@@ -119,7 +119,7 @@ def measured(case: Case, secs: float) -> str:
         listed = list_ms(port, key)
         first_s = time.perf_counter() - began_at
         hop = Hop(port, "s0__echo", f"authorization: Bearer {key}\r\n", pid=pid)
-        one_run(hop, 16, 1.0, 0)  # until the start is over
+        one_run(hop, 16, 4.0, 0)  # until the start is over
         found = one_run(hop, 16, secs, 0)
         if found["wrong"]:
             raise SystemExit(f"{found['wrong']:.0f} wrong answers with {case}")
