@@ -131,10 +131,13 @@ def _tasks(policy: Policy, agent: str, task: str) -> tuple[str, ...]:
 
 
 def _flips_between(before: Report, after: Report) -> int:
-    """How many decisions the second replay brings out differently from the first."""
+    """How many past decisions the second replay brings out differently and the first did not.
+
+    One that the first could not tell and the second brings out as it was has not flipped: a call that waited for a person
+    and was never made is nothing to make room for.
+    """
     then = {_what(change): change.count for change in before.changes}
-    now = {_what(change): change.count for change in after.changes}
-    return sum(abs(then.get(what, 0) - now.get(what, 0)) for what in then.keys() | now.keys())
+    return sum(max(0, change.count - then.get(_what(change), 0)) for change in after.changes)
 
 
 def _what(change: Change) -> tuple[str, str, str, str, str, str]:

@@ -146,12 +146,27 @@ def suggest(
     for name in sorted(tasks):
         task = policy.tasks[name]
         table = documents[task.at.file]["tasks"][name]
+        _share_among_demanding(task.grants, evidence)
         lines = {str(grant.at): grant for grant in task.grants}
         unused += [f"{grant.at} {pattern.text}" for grant, pattern in _unused(task.grants, evidence)]
         narrowed += [at for at in lines if evidence.uses.get(at)]
         _Edit(table, task.grants, evidence, arguments).make()
     texts = {file: tomlkit.dumps(document) for file, document in documents.items()}
     return Proposal(texts, tuple(sorted(unused)), tuple(sorted(narrowed)))
+
+
+def _share_among_demanding(grants: Iterable[Grant], evidence: Evidence) -> None:
+    """Where one line with limits or approvals was used, count it for every such line that speaks of the same target.
+
+    A policy alone does not tell which of them carried a call: that hung on what had been used up at that moment.
+    """
+    demanding = [grant for grant in grants if grant.demands is not None]
+    used = {target: use for grant in demanding for target, use in evidence.uses.get(str(grant.at), {}).items()}
+    for grant in demanding:
+        for written, use in used.items():
+            t = use.target
+            if t is not None and any(p.allows(t.kind, t.upstream, t.name) is not Match.NONE for p in grant.patterns):
+                evidence.uses[str(grant.at)].setdefault(written, use)
 
 
 def _unused(grants: Iterable[Grant], evidence: Evidence) -> Iterator[tuple[Grant, Pattern]]:
