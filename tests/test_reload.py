@@ -209,7 +209,7 @@ async def test_an_edit_of_the_gateway_s_own_table_asks_for_a_restart(watched: Wa
         settings = parts.configuration.settings
         edit(parts, '[gateway]\nmax_body_bytes = 2048\npolicies = "other"\n' + FILES["servers.toml"], "servers.toml")
         await until(lambda: reloads(parts))
-        assert reloads(parts)[0][1].endswith(" ([gateway] changed: restart to apply)")
+        assert reloads(parts)[0][1].endswith(" ([gateway] or [identity] changed: restart to apply)")
         assert parts.configuration.settings == settings
         assert tools_of(parts, "reader") == {"one__echo"}
         edit(parts, WIDER)

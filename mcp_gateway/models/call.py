@@ -21,10 +21,11 @@ from mcp_gateway.models.framing import EventTooLongError
 from mcp_gateway.models.health import Health
 from mcp_gateway.models.outgoing import headers_back, outgoing, secrets_of
 from mcp_gateway.models.prices import cost_of
-from mcp_gateway.models.route import Way, is_about_our_key, lets_another_try, retry_after_s
+from mcp_gateway.models.route import Way, is_about_our_key, lets_another_try
 from mcp_gateway.models.usage import estimated, usage_in
 from mcp_gateway.models.watch import REDACTED, Watch
 from mcp_gateway.models.wires import Op, Operation
+from mcp_gateway.rest.breaker import retry_after_s
 
 DRAIN_S: Final = 0.25
 """For the end of the connection behind the last event: with it the connection can be used again."""

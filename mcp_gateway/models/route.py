@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from mcp_gateway.config.models import ModelConfig, Models, ModelTarget, ProviderConfig
@@ -66,27 +65,3 @@ def lets_another_try(status: int, headers: Mapping[str, str]) -> bool:
 def is_about_our_key(status: int) -> bool:
     """Whether a provider refuses us, and not the agent's request."""
     return status in _OF_OUR_KEY
-
-
-def retry_after_s(headers: Mapping[str, str], now_s: float) -> float:
-    """How long a provider wants to be left alone; 0 where it does not say.
-
-    >>> retry_after_s({"retry-after-ms": "1500"}, 0), retry_after_s({"retry-after": "2"}, 0)
-    (1.5, 2.0)
-    """
-    milliseconds = _number(headers.get("retry-after-ms", ""))
-    if milliseconds is not None:
-        return max(milliseconds / 1000, 0.0)
-    written = headers.get("retry-after", "")
-    seconds = _number(written)
-    if seconds is not None:
-        return max(seconds, 0.0)
-    try:
-        return max(parsedate_to_datetime(written).timestamp() - now_s, 0.0)
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
-
-
-def _number(text: str) -> float | None:
-    text = text.strip()
-    return float(text) if text and len(text) < 12 and text.replace(".", "", 1).isdigit() and text.isascii() else None

@@ -69,13 +69,22 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float:
 
     `now_s`: seconds since the epoch.
 
-    >>> retry_after_s({"retry-after": "2"}, 0)
-    2.0
+    >>> retry_after_s({"retry-after": "2"}, 0), retry_after_s({"retry-after-ms": "1500"}, 0)
+    (2.0, 1.5)
     """
-    written = headers.get("retry-after", "").strip()
-    if written.isascii() and written.isdigit():
-        return float(written[:9])
+    milliseconds = _number(headers.get("retry-after-ms", ""))  # what the SDKs of model providers go by
+    if milliseconds is not None:
+        return milliseconds / 1000
+    written = headers.get("retry-after", "")
+    seconds = _number(written)
+    if seconds is not None:
+        return seconds
     try:
         return max(parsedate_to_datetime(written).timestamp() - now_s, 0.0)
     except (ValueError, TypeError, OverflowError):
         return 0.0
+
+
+def _number(text: str) -> float | None:
+    text = text.strip()
+    return float(text) if len(text) < 12 and text.replace(".", "", 1).isdigit() and text.isascii() else None

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 
 from fakes.gateway_process import write_files
-from mcp_gateway.config.servers import load
+from mcp_gateway.config.servers import Configuration, load
 from mcp_gateway.domain import Caller, Kind
 from mcp_gateway.reload import keep_current
 from mcp_gateway.wiring import Running, running
@@ -59,6 +59,12 @@ async def running_in(
             await anyio.wait_all_tasks_blocked()  # it has read them once and looks for edits from now on
             yield parts
             tasks.cancel_scope.cancel()
+
+
+def configured(folder: Path, text: str = FILES["servers.toml"]) -> Configuration:
+    """The configuration of a gateway that nobody has started; its files are there."""
+    write_files(folder, {**FILES, "servers.toml": text})
+    return load(folder / "servers.toml", os.environ)
 
 
 def caller(agent: str) -> Caller:

@@ -1,14 +1,13 @@
 """Where a name leads, in which order, and what lets another provider try."""
 
 from collections import Counter
-from email.utils import formatdate
 from itertools import count
 from types import MappingProxyType
 
 import pytest
 
 from mcp_gateway.config.models import ModelConfig, Models, ModelTarget, ProviderConfig
-from mcp_gateway.models.route import lets_another_try, retry_after_s, ways
+from mcp_gateway.models.route import lets_another_try, ways
 from mcp_gateway.models.wires import BY_OP, Op
 
 CHAT, MESSAGES = BY_OP[Op.CHAT], BY_OP[Op.MESSAGES]
@@ -68,11 +67,3 @@ def test_weights_draw_the_first_and_all_others_follow() -> None:
 )
 def test_what_lets_another_try(status: int, headers: dict[str, str], expected: bool) -> None:
     assert lets_another_try(status, headers) is expected
-
-
-def test_retry_after_in_all_its_forms() -> None:
-    assert retry_after_s({"retry-after": formatdate(1_000_030, usegmt=True)}, 1_000_000) == 30
-    assert retry_after_s({"retry-after": "soon"}, 0) == 0
-    assert retry_after_s({"retry-after": "-5"}, 0) == 0
-    assert retry_after_s({"retry-after": "9" * 400}, 0) == 0
-    assert retry_after_s({}, 0) == 0

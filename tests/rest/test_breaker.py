@@ -1,8 +1,9 @@
 """Choosing among the addresses of one API."""
 
 from collections import Counter
+from email.utils import formatdate
 
-from mcp_gateway.rest.breaker import FAILURES_UNTIL_OPEN, FIRST_REST_S, LONGEST_REST_S, Breaker
+from mcp_gateway.rest.breaker import FAILURES_UNTIL_OPEN, FIRST_REST_S, LONGEST_REST_S, Breaker, retry_after_s
 
 
 def open_after_failures(breaker: Breaker, address: str, now_s: float) -> None:
@@ -44,3 +45,13 @@ def test_what_it_says_of_when_to_come_back_is_kept_to() -> None:
     breaker.failed("a", 0, retry_after_s=30)
     assert breaker.choose(29)[0] is None
     assert breaker.choose(30)[0] == "a"
+
+
+def test_retry_after_in_all_its_forms() -> None:
+    assert retry_after_s({"retry-after": formatdate(1_000_030, usegmt=True)}, 1_000_000) == 30
+    assert retry_after_s({"retry-after": "soon"}, 0) == 0
+    assert retry_after_s({"retry-after": "-5"}, 0) == 0
+    assert retry_after_s({"retry-after": "9" * 400}, 0) == 0
+    assert retry_after_s({"retry-after": "1.5"}, 0) == 1.5
+    assert retry_after_s({"retry-after-ms": "250", "retry-after": "9"}, 0) == 0.25
+    assert retry_after_s({}, 0) == 0

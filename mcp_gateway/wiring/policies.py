@@ -1,0 +1,56 @@
+"""Policies as a configuration names them: compiled, and held against what guards and agents there are."""
+
+from __future__ import annotations
+
+from mcp_gateway.audit.redact import RULES
+from mcp_gateway.config.servers import Configuration
+from mcp_gateway.config.toml_lines import did_you_mean
+from mcp_gateway.errors import Complaint, ConfigInvalid, PolicyInvalid
+from mcp_gateway.guards.content import Content
+from mcp_gateway.guards.detect import Detector, KnownSecrets, installed
+from mcp_gateway.guards.injection import Injection
+from mcp_gateway.guards.personal import PersonalData
+from mcp_gateway.policy.compile import Policy, compile_policy
+from mcp_gateway.policy.document import load as load_policy
+from mcp_gateway.policy.tables import CODE
+
+
+def policy_of(configuration: Configuration) -> Policy:
+    """The policies a configuration names, compiled. Raises `PolicyInvalid`."""
+    policy = compile_policy(load_policy(configuration.settings.policies))
+    _check_detectors(policy)
+    return policy
+
+
+def detectors() -> list[Detector]:
+    """What guards may look for: built in, or brought along by packages. Raises `ConfigInvalid`."""
+    return [KnownSecrets(RULES), PersonalData(), Injection(), *installed().values()]
+
+
+def _check_detectors(policy: Policy) -> None:
+    """Raises `PolicyInvalid` for guards that ask for a detector nobody has."""
+    if not policy.guards:
+        return
+    known = {name: tuple(kinds) for name, kinds in Content(detectors()).names.items()}
+    names = [*known, *(f"{name}/{kind}" for name, kinds in known.items() for kind in kinds)]
+    complaints = [
+        Complaint(file, int(line), f"there is no detector {name!r}", did_you_mean(name, names), CODE)
+        for guard in policy.guards
+        for file, _, line in [guard.inspection.at.rpartition(":")]
+        for name in guard.inspection.find
+        if name not in names
+    ]
+    if complaints:
+        raise PolicyInvalid(complaints)
+
+
+def check_agent(configuration: Configuration, policy: Policy, agent: str, task: str | None) -> None:
+    """Raises `ConfigInvalid` for an agent that the policy does not name, or that has no such task."""
+    assignment = policy.assignments.get(agent)
+    where = str(configuration.settings.policies)
+    if assignment is None:
+        known = ", ".join(sorted(policy.assignments)) or "none"
+        raise ConfigInvalid([Complaint(where, 0, f"no policy names the agent {agent!r}", f"known: {known}")])
+    if task is not None and task not in assignment.tasks:
+        tasks = ", ".join(assignment.tasks) or "none"
+        raise ConfigInvalid([Complaint(where, 0, f"agent {agent!r} has no task {task!r}", f"it has: {tasks}")])

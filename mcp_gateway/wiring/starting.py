@@ -1,0 +1,109 @@
+"""A gateway's parts started in the one order that works, and ended in the other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
+from typing import Final
+
+import anyio
+import anyio.to_thread
+
+from mcp_gateway.identity.keys import Keys
+from mcp_gateway.identity.login import AuthorizationServer, signing_key
+from mcp_gateway.identity.started import StartedTasks, TaskTokenCheck
+from mcp_gateway.identity.trust import resource_of, tokens_of
+from mcp_gateway.identity.verify import ApiKeyCheck, TokenCheck, Verifier
+from mcp_gateway.models import prices
+from mcp_gateway.netguard import Allowed, Fetcher
+from mcp_gateway.storage.private import random_key
+from mcp_gateway.wiring.offers import bounded
+from mcp_gateway.wiring.parts import Load, Running
+from mcp_gateway.wiring.policies import policy_of
+from mcp_gateway.wiring.stores import logins_of, open_audit
+from mcp_gateway.wiring.trust import Trust
+
+FIRST_LIST_S: Final = 5.0
+"""How long the first requests wait for upstreams that are starting. A slower one is announced when it is there."""
+
+LOGIN_KEY_FILE: Final = "login.key"
+
+
+@asynccontextmanager
+async def running(load: Load) -> AsyncIterator[Running]:
+    """Start a gateway's parts as `load` says; upstreams come up by themselves meanwhile.
+
+    Raises `ConfigInvalid` and `PolicyInvalid` before anything is started, `StoreUnavailable` where the audit cannot
+    be opened.
+    """
+    configuration = load()
+    policy = policy_of(configuration)
+    async with open_audit(configuration) as audit:
+        parts = Running(configuration, policy, load, audit)
+        async with _closing(parts), parts.pool, anyio.create_task_group() as tasks:
+            await parts.pool.apply(bounded(configuration))
+            parts.gateway.hold()
+            tasks.start_soon(_open_when_settled, parts)
+            tasks.start_soon(parts.broker.keep_watch)
+            tasks.start_soon(anyio.to_thread.run_sync, prices.load, configuration.models.providers)
+            tasks.start_soon(parts.keep_pins)
+            try:
+                yield parts
+            finally:
+                await parts.senders.close()
+                parts.budgets.close()
+                parts.transactions.close()
+                parts.used.close()
+            tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _closing(parts: Running) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
+            await parts.pages_listener.close()
+            await parts.broker.close()
+            parts.broker.vault.close()
+            if parts.sign_in is not None:
+                await parts.sign_in.close()
+
+
+async def _open_when_settled(parts: Running) -> None:
+    await parts.settled(FIRST_LIST_S)
+    parts.gateway.open()
+
+
+@asynccontextmanager
+async def trusting(parts: Running, keys: Keys, tasks: StartedTasks, origin: str) -> AsyncIterator[Trust]:
+    """Who may be let in at the HTTP door, and for which task that somebody started, while the block runs.
+
+    `origin` is where it listens. The keys of issuers are kept fresh meanwhile.
+    """
+    settings, written = parts.configuration.settings, parts.configuration.identity
+    config = replace(written, url=written.url or origin)
+    fetcher = Fetcher(Allowed.of(settings.allow_addresses))
+    login, store = None, None
+    if config.login is not None:
+        store = logins_of(parts.configuration)
+        key = signing_key(random_key(settings.state / LOGIN_KEY_FILE))
+        login = AuthorizationServer(config.url, config.login, store, key, fetcher, time.time)
+        await login.learn_of_revocations()
+    tokens = tokens_of(config, fetcher, lambda: parts.gateway.snapshot.policy, login, time.time())
+    watch = None if login is None else asyncio.create_task(login.keep_current())
+    try:
+        async with tokens.kept_fresh() if tokens is not None else nullcontext():
+            checks: list[TokenCheck] = [ApiKeyCheck(keys), TaskTokenCheck(tasks)]
+            verifier = Verifier(checks, settings.anonymous, tasks, settings.task_claim or "", tokens)
+            yield Trust(verifier, resource_of(config), login, config.url)
+    finally:
+        if watch is not None:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+        if store is not None:
+            store.close()
+        await fetcher.aclose()
