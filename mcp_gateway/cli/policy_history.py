@@ -133,8 +133,8 @@ def _tasks(policy: Policy, agent: str, task: str) -> tuple[str, ...]:
 def _flips_between(before: Report, after: Report) -> int:
     """How many past decisions the second replay brings out differently and the first did not.
 
-    One that the first could not tell and the second brings out as it was has not flipped: a call that waited for a person
-    and was never made is nothing to make room for.
+    One that the first could not tell and the second brings out as it was has not flipped: a call that waited for a
+    person and was never made is nothing to make room for.
     """
     then = {_what(change): change.count for change in before.changes}
     return sum(max(0, change.count - then.get(_what(change), 0)) for change in after.changes)

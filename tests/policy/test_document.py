@@ -78,15 +78,17 @@ def test_a_mistake_is_named_where_it_stands(text: str, expected: str) -> None:
     assert any(complaint.startswith(expected) for complaint in found), found
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[tasks.t.routes]\nallow = ['orders: GET /v1/**']\n",
-    ],
-)
-def test_nobody_can_believe_in_a_limit_that_is_not_enforced(text: str) -> None:
-    [complaint] = complaints(text)
-    assert "is not supported yet: it would not be enforced" in complaint
+@pytest.mark.parametrize("line", ["orders", "orders: /v1/**", "orders: GET v1", "GET /v1/**", ": GET /v1"])
+def test_a_route_that_is_none_is_named_with_the_form_it_should_have(line: str) -> None:
+    [complaint] = complaints(f"[tasks.t.routes]\nallow = ['{line}']\n")
+    assert complaint.startswith("a.toml:2:")
+    assert "write" in complaint
+
+
+def test_routes_are_short_for_grants_of_each_method() -> None:
+    document = from_sources({"a.toml": "[tasks.t.routes]\nallow = ['orders: GET,HEAD /v1/**']\n"})
+    [grant] = document.tasks["t"].grants
+    assert [pattern.text for pattern in grant.patterns] == ["route:orders/GET /v1/**", "route:orders/HEAD /v1/**"]
 
 
 def test_all_mistakes_of_all_files_are_named_in_order() -> None:
