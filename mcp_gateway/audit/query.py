@@ -33,12 +33,13 @@ USAGE_BY: Final[Mapping[str, str]] = {
     "task": "coalesce(d.task, '')",
     "model": "d.name",
     "tool": "d.upstream || '/' || d.name",
+    "route": "d.upstream || ': ' || d.name",
     "target": "d.kind || ' ' || coalesce(d.upstream || '/', '') || d.name",
     "day": "substr(d.at, 1, 10)",
 }
 """What usage can be told by, and the column that says it."""
 
-_KINDS_OF: Final = {"model": "('model', 'sample')", "tool": "('call')"}
+_KINDS_OF: Final = {"model": "('model', 'sample')", "tool": "('call')", "route": "('route')"}
 """Those that only some kinds of calls have."""
 
 _PAST: Final = """
@@ -57,6 +58,8 @@ class Filters:
     task: str = ""
     started: str = ""
     """The id of a started task."""
+    trace_id: str = ""
+    """Of the W3C trace that the agent said its request belongs to."""
     tool: str = ""
     """`upstream/name` or `name`; `*`, `?` and `[...]` as in file names."""
     decision: str = ""
@@ -235,7 +238,7 @@ def _conditions(filters: Filters) -> tuple[str, list[Any]]:
 def _row_conditions(filters: Filters) -> tuple[str, list[Any]]:
     """Conditions on columns that `entries` and `calls` share."""
     where, values = ["1"], []
-    for column in ("agent", "task", "started", "decision", "outcome"):
+    for column in ("agent", "task", "started", "trace_id", "decision", "outcome"):
         if value := getattr(filters, column):
             where.append(f"{column} = ?")
             values.append(value)

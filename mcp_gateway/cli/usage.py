@@ -28,6 +28,7 @@ class By(StrEnum):
     TASK = "task"
     MODEL = "model"
     TOOL = "tool"
+    ROUTE = "route"
     TARGET = "target"
     DAY = "day"
 

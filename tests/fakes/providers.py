@@ -55,6 +55,8 @@ class Provider:
     """How often the words are said."""
     raw: bytes = b""
     """What `raw` answers, head and all."""
+    arguments: str = '{"city":"Rome"}'
+    """Of the tool that whole chats call."""
     first_delta: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -182,7 +184,7 @@ def whole(fake: Provider, habit: str, seen: Seen) -> Any:
         return _response(fake, habit, model, "completed", text)
     tool = _tool_of(asked)
     if tool and asked["messages"][-1]["role"] != "tool":
-        function = {"name": tool, "arguments": '{"city":"Rome"}'}
+        function = {"name": tool, "arguments": fake.arguments}
         calls = [{"id": "call_1", "type": "function", "function": function}]
         message: Any = {"role": "assistant", "content": None, "tool_calls": calls}
         finish = "tool_calls"
