@@ -14,6 +14,7 @@ from mcp_gateway.domain import Json
 from mcp_gateway.errors import (
     BadArguments,
     BadRequest,
+    Blocked,
     GatewayError,
     IdentityUnavailable,
     Misbehaved,
@@ -69,6 +70,8 @@ def trouble_of(error: Exception, name: str = "") -> Trouble:
         return Trouble(403, "gateway_no_agent", str(error))
     if isinstance(error, NotNow):
         return Trouble(403, "gateway_not_now", str(error))
+    if isinstance(error, Blocked):
+        return Trouble(403, "gateway_blocked", str(error))
     if isinstance(error, (BadRequest, BadArguments)):
         return Trouble(400, "gateway_bad_request", str(error))
     if isinstance(error, OverLimit):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from mcp_gateway.domain import Finding, HttpPart, Inspection, Outcome, Request, RpcError, Stage, Target
+from mcp_gateway.domain import Action, Finding, HttpPart, Inspection, Outcome, Request, RpcError, Stage, Target
 from mcp_gateway.errors import Blocked
 from mcp_gateway.guards.content import Content
 from mcp_gateway.guards.held import HeldRelay
@@ -16,6 +16,7 @@ _NOT_CONTENT: Final = frozenset({"_meta", "name", "ref", "taskId"})
 """Members of params that name what is asked for or belong to the protocol."""
 _NOT_RESULT: Final = frozenset({"_meta", "requestState", "resultType", "taskId", "nextCursor", "ttlMs", "cacheScope"})
 """Members of results that come back to us or their upstream and must not be touched."""
+_FORM: Final = "application/x-www-form-urlencoded"
 
 
 async def look_at_request(
@@ -26,7 +27,7 @@ async def look_at_request(
     Where a guard will look at an HTTP answer, that is held back from now on, if it has at most `max_bytes`.
     """
     if request.http is not None:
-        http, findings = await _look_at_body(content, inspections, request.http)
+        http, findings = await _look_at_http(content, inspections, request.http)
         if any(Stage.RESULTS in inspection.stages for inspection in inspections):
             http = replace(http, relay=HeldRelay(http.relay, target, max_bytes))
         return request if http is request.http else replace(request, http=http), findings
@@ -40,14 +41,42 @@ async def look_at_request(
     return replace(request, params={**request.params, **masked["params"]}, inputs=masked["inputs"]), looked.findings
 
 
-async def _look_at_body(
+async def _look_at_http(
     content: Content, inspections: Sequence[Inspection], http: HttpPart
 ) -> tuple[HttpPart, tuple[Finding, ...]]:
-    """A body goes on byte for byte as it came, unless something in it is masked."""
-    looked = await content.look(inspections, Stage.ARGUMENTS, http.json)
-    if looked.value is http.json:
+    """Path, query and body. A body goes on byte for byte as it came, unless something in it is masked."""
+    path, _, query = http.path.partition("?")
+    body = http.json if http.json is not None else _text_of(http, inspections)
+    carried = {"path": path, "query": _plain(query), "body": _plain(body) if _is_form(http) else body}
+    looked = await content.look(inspections, Stage.ARGUMENTS, carried)
+    masked: Mapping[str, Any] = looked.value
+    if masked is carried:
         return http, looked.findings
-    return replace(http, json=looked.value, body=dump(looked.value)), looked.findings
+    if _is_form(http) or any(masked[part] is not carried[part] for part in ("path", "query")):
+        raise Blocked("the address or the form holds what may not pass here", looked.findings)
+    if http.json is None:
+        return replace(http, body=masked["body"].encode()), looked.findings
+    return replace(http, json=masked["body"], body=dump(masked["body"])), looked.findings
+
+
+def _text_of(http: HttpPart, inspections: Sequence[Inspection]) -> str:
+    """A body that is no JSON. Raises `Blocked` for one that nobody can read, where a guard does more than alert."""
+    text = http.body.decode("utf-8", "replace")
+    is_readable = "\ufffd" not in text and "\0" not in text
+    if not is_readable and any(
+        Stage.ARGUMENTS in inspection.stages and inspection.action is not Action.ALERT for inspection in inspections
+    ):
+        raise Blocked("what was sent is no text: nobody can say what it holds")
+    return text
+
+
+def _is_form(http: HttpPart) -> bool:
+    return http.json is None and http.headers.get("content-type", "").lower().startswith(_FORM)
+
+
+def _plain(text: str) -> str:
+    """A query or form with its spaces; percent escapes are read by whoever looks at it."""
+    return text.replace("+", " ")
 
 
 async def look_at_outcome(

@@ -8,6 +8,7 @@ import pytest
 from mcp_gateway.domain import Decision, Effect, Reason
 from mcp_gateway.errors import (
     BadRequest,
+    Blocked,
     GatewayError,
     Misbehaved,
     NotAuthenticated,
@@ -26,6 +27,7 @@ TABLE: list[tuple[Exception, int, str, str]] = [
     (NotAvailable("m", DENIED), 404, "model_not_found", "not_found_error"),
     (NotAvailable("web_search", DENIED), 403, "gateway_policy_denied", "permission_error"),
     (BadRequest("odd"), 400, "gateway_bad_request", "invalid_request_error"),
+    (Blocked("holds it"), 403, "gateway_blocked", "permission_error"),
     (OverLimit("much"), 429, "gateway_over_limit", "rate_limit_error"),
     (OverLimit("spent", 90, is_budget=True), 429, "gateway_budget_exceeded", "rate_limit_error"),
     (Unreachable("p", "gone"), 502, "gateway_provider_unreachable", "api_error"),
