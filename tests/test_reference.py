@@ -65,7 +65,13 @@ def test_every_key_of_the_identity_tables_is_documented(heading: str, tmp_path: 
 def test_every_key_of_a_server_is_documented(tmp_path: Path) -> None:
     by_command = keys_of_servers_toml(tmp_path, '[servers.a]\ncommand = ["true"]')
     by_url = keys_of_servers_toml(tmp_path, '[servers.a]\nurl = "https://a.example/mcp"')
-    assert documented("configuration.md", "[servers.NAME]").keys() == by_command | by_url
+    by_rest = keys_of_servers_toml(tmp_path, '[servers.a]\nrest = "https://a.example"\ninclude = ["* **"]')
+    assert documented("configuration.md", "[servers.NAME]").keys() == by_command | by_url | by_rest
+
+
+def test_every_key_of_a_tool_written_by_hand_is_documented(tmp_path: Path) -> None:
+    server = '[servers.a]\nrest = "https://a.example"\ninclude = ["* **"]\n[servers.a.tool.t]\npath = "/v1"'
+    assert documented("configuration.md", "tool of a rest server").keys() == keys_of_servers_toml(tmp_path, server)
 
 
 def test_every_key_of_a_model_is_documented(tmp_path: Path) -> None:
@@ -98,6 +104,8 @@ def test_the_documented_defaults_of_a_server_are_the_real_ones(tmp_path: Path) -
         "[agents.NAME]",
         "[tasks.NAME]",
         "[tasks.NAME.models]",
+        "[tasks.NAME.routes]",
+        "[[guard]]",
         "[budgets.NAME]",
         "[[tasks.NAME.grant]]",
         "[[tasks.NAME.deny]]",

@@ -33,7 +33,7 @@ USAGE_BY: Final[Mapping[str, str]] = {
     "task": "coalesce(d.task, '')",
     "model": "d.name",
     "tool": "d.upstream || '/' || d.name",
-    "route": "d.upstream || ': ' || d.name",
+    "route": "coalesce(d.upstream || ': ', '') || d.name",
     "target": "d.kind || ' ' || coalesce(d.upstream || '/', '') || d.name",
     "day": "substr(d.at, 1, 10)",
 }

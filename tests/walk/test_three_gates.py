@@ -126,6 +126,8 @@ async def test_what_passes_the_first_gate_is_refused_at_the_second_and_where_tha
         ]
         assert "4111" not in json.dumps([third["error"], third["result_preview"], fourth["result_preview"]])
         assert "ok audit.db" in told.gateway.run("audit", "verify").stdout
+        used = told.gateway.run("usage", "--by", "route", "--json").stdout.splitlines()
+        assert [(row["route"], row["calls"]) for row in map(json.loads, used)] == [("mail: POST /v1/messages", 1)]
 
 
 @pytest.mark.slow
