@@ -345,7 +345,8 @@ VALUES = st.recursive(
 @given(SCHEMAS, st.dictionaries(st.sampled_from("ab"), VALUES, max_size=2))
 def test_the_verdict_is_that_of_the_reference_implementation(schema: Any, arguments: Json) -> None:
     whole = {"type": "object", "allOf": [schema]}
-    expected = Draft202012Validator(whole).is_valid(arguments)
+    given = {name: value for name, value in arguments.items() if value is not None}  # a null is one left out, too
+    expected = any(map(Draft202012Validator(whole).is_valid, (arguments, given)))
     try:
         check(whole, arguments)
         found = True
