@@ -204,9 +204,9 @@ class Gateway:
             decision = _in_full(now, request, decision)
             await self._audit.record(caller, request, target, decision, Outcome(OutcomeStatus.REFUSED))
             raise (held and held.refusal) or NotAvailable(wanted, decision)
+        looks = inspections(now.policy, caller, request, target, self._clock()) if now.policy.guards else ()
         opening = self._audit.open(caller, request, target, decision)  # on disk before anything leaves
         entry = await (opening if held is None else held.refunded_unless(opening))
-        looks = inspections(now.policy, caller, request, target, self._clock()) if now.policy.guards else ()
         found: tuple[Finding, ...] = ()
         outcome = Outcome(OutcomeStatus.FAILED)  # what the audit keeps should a bug of ours end the walk here
         paid: Reservation | None = None
