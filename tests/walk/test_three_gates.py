@@ -157,6 +157,8 @@ async def test_the_third_gate_stops_only_what_it_is_for_and_one_edit_changes_all
         (json.dumps(JO), "application/octet-stream"),
         (json.dumps({"text": EVE["text"]}), "application/json"),
         (json.dumps([EVE]), "application/json"),
+        (json.dumps({**EVE, "to": "eve@stranger.example, jo@ours.example"}), "application/json"),
+        (json.dumps({**EVE, "to": ["eve@stranger.example", "jo@ours.example"]}), "application/json"),
     ],
 )
 async def test_no_other_shape_of_a_mail_gets_past_the_third_gate(tmp_path: Path, content: str, kind: str) -> None:
