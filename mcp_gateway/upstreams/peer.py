@@ -51,11 +51,11 @@ class _Stray:
 class _Waiting:
     """One request without an answer yet."""
 
-    __slots__ = ("_bell", "answer", "call", "error", "is_asked", "unrelayed")
+    __slots__ = ("_bell", "answer", "call", "error", "unanswered", "unrelayed")
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        self.is_asked = False
+        self.unanswered = 0
         self.answer: Answer | None = None
         self.error: UpstreamError | None = None
         self.unrelayed: deque[tuple[str, Json]] = deque(maxlen=MAX_UNRELAYED)
@@ -286,25 +286,24 @@ class Peer:
     def _asking_call(self) -> _Waiting | None:
         """The call a question is about: the only one at work, or if none is, the one that asked last; else None.
 
-        The channel carries no sign of the call a question came from. A call whose question is unanswered is not at
+        The channel carries no sign of the call a question came from. A call with an unanswered question is not at
         work, so it can only have asked more at once. One that was given up counts for as long as it may be at work.
         """
         agents = self._calls_of_agents()
-        at_work = [each for each in agents if not each.is_asked]
+        at_work = [each for each in agents if not each.unanswered]
         found = at_work[0] if len(at_work) == 1 else None
         if not at_work and self._last_asked in agents:
             found = self._last_asked
         return None if found is None or self.has_strays_besides(found.call.reply.side) else found
 
     async def _go_on(self, waiting: _Waiting) -> None:
-        """Wait until a call that has been answered may go on: when no other is at work, or it is at work already."""
+        """Wait until a call whose last question has been answered may go on: when no other is at work."""
         self._answered += 1
         try:
-            while waiting.is_asked and not waiting.call.is_over and self._inside > self._asked_now():
+            while waiting.unanswered == 1 and not waiting.call.is_over and self._inside > self._asked_now():
                 turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._going_on.append(turn)
                 await turn
-            waiting.is_asked = False
         finally:
             self._answered -= 1
 
@@ -314,7 +313,7 @@ class Peer:
         self._let_go_on()
 
     def _asked_now(self) -> int:
-        return sum(each.is_asked for each in self._calls_of_agents())
+        return sum(each.unanswered > 0 for each in self._calls_of_agents())
 
     def _let_go_on(self) -> None:
         """A call has ended or waits: see whether one that was answered may go on."""
@@ -344,7 +343,8 @@ class Peer:
     def _begin_asking(self) -> _Waiting | None:
         waiting = self._asking_call()
         if waiting is not None:
-            waiting.is_asked, self._last_asked = True, waiting
+            waiting.unanswered += 1
+            self._last_asked = waiting
             self._asking += 1
             self._let_go_on()
             self._on_changed()
@@ -360,6 +360,7 @@ class Peer:
         finally:
             self._questions -= 1
             if waiting is not None:
+                waiting.unanswered -= 1
                 self._asking -= 1
                 self._on_changed()
 

@@ -168,8 +168,15 @@ class Turns(Generic[C]):
             self._on_crowded()
 
     def _room_for(self, comer: _Comer) -> _Room[C] | None:
-        return next((room for room in self._rooms if room.fits(comer)), None)
+        for room in self._rooms:
+            if room.fits(comer):
+                return room
+            if room.inside and not _is_held_up(room, comer) and room.holds_only(comer.side):
+                return None  # its own call there is at work: it waits for that, and finds there what it left
+        return None
 
 
 def _is_held_up(room: _Room[C], comer: _Comer) -> bool:
-    return room.channel.is_asking or room.channel.has_strays_besides(comer.side)
+    """Whether a channel waits for somebody, and not for its upstream."""
+    waits_for_others = room.channel.is_asking and not room.holds_only(comer.side)
+    return waits_for_others or room.channel.has_strays_besides(comer.side)

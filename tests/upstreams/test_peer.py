@@ -469,6 +469,19 @@ async def test_while_two_calls_of_one_side_are_at_work_a_question_is_refused(ask
     await until(lambda: answers_sent(asking) == ["refused"])
 
 
+async def test_a_call_that_was_answered_in_part_still_waits(asking: Wire) -> None:
+    [alice] = await begun_beside(asking, "alice")
+    await anyio.wait_all_tasks_blocked()
+    alice.capabilities = {}
+    asking.says(id="refused", method="elicitation/create")
+    await until(lambda: answers_sent(asking) == ["refused"])
+    late = Named("late")
+    late.side = alice.side
+    asking.ask(late)
+    await until(lambda: calls_sent(asking) == [1, 2])
+    alice.may.set()
+
+
 async def test_an_answer_to_a_call_that_has_ended_waits_for_nobody(asking: Wire) -> None:
     first, second = await begun_beside(asking, "first", "second")
     second.may.set()

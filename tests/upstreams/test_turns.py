@@ -225,3 +225,14 @@ async def test_the_first_channel_is_taken_as_long_as_it_has_room_and_a_removed_o
     assert waiting.empty()
     leave.set()
     assert await waiting.get() is first
+
+
+async def test_a_call_waits_for_another_of_its_side_that_is_at_work_rather_than_go_elsewhere() -> None:
+    first, leave, crowded = Line(is_asking=True), asyncio.Event(), list[str]()
+    turns = Turns(first, lambda: crowded.append("!"))
+    turns.add(Line())
+    assert not (await enter(turns, "a", leave=leave)).empty()
+    waiting = await enter(turns, "a", leave=leave)
+    assert (waiting.empty(), crowded) == (True, [])
+    leave.set()
+    assert await waiting.get() is first
