@@ -1,20 +1,29 @@
 """Logs: one event per line on stderr, as text or as JSON, each with the id of the request it belongs to.
 
-Never stdout: under `mcp-gateway stdio` that is the agent's wire. Secrets are not to be logged in the first place; what
-follows `Bearer` or `Basic` is masked here as the last wall. Counters and traces come later, with the same id.
+Never stdout: under `mcp-gateway stdio` that is the agent's wire. Whoever logs never waits: a pipe that nobody reads
+must not stop the gateway, so lines it does not take are dropped and counted. Secrets are not to be logged in the first
+place; what follows `Bearer` or `Basic` is masked here as the last wall.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import re
 import sys
+import threading
+from collections import deque
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any, Final, TextIO
 
 import orjson
 
 LOGGER: Final = "mcp_gateway"
+
+MAX_UNWRITTEN: Final = 10_000
+"""Lines that wait for a stream to be read."""
+FLUSH_S: Final = 1.0
 
 # RFC 6750 and RFC 7617: the credential follows the scheme's name.
 _SECRET: Final = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{6,}", re.IGNORECASE)
@@ -41,10 +50,58 @@ def setup_logging(level: str = "info", *, json: bool = False, stream: TextIO | N
     """
     logger = logging.getLogger(LOGGER)
     logger.setLevel(level.upper())
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = logging.StreamHandler(stream) if stream is not None else _Unhurried(sys.stderr)
     handler.setFormatter(_JsonLines() if json else _TextLines())
     logger.handlers = [handler]
     logger.propagate = False
+
+
+class _Unhurried(logging.Handler):
+    """Writes lines on a thread that lives as long as there are some; whoever logs does not wait for the stream."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: deque[str] = deque()
+        self._dropped = 0
+        self._guard = threading.Lock()
+        self._writer: threading.Thread | None = None
+        atexit.register(self.flush)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one event; see `logging.Handler`."""
+        line = self.format(record)
+        with self._guard:
+            if len(self._lines) >= MAX_UNWRITTEN:
+                self._dropped += 1
+                return
+            self._lines.append(line)
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write, name="log", daemon=True)
+                self._writer.start()
+
+    def flush(self) -> None:
+        """Wait a moment for what is unwritten."""
+        writer = self._writer
+        if writer is not None:
+            writer.join(FLUSH_S)
+
+    def _write(self) -> None:
+        while lines := self._taken():
+            with suppress(OSError, ValueError):  # nobody is there to be told
+                self._stream.write("\n".join([*lines, ""]))
+                self._stream.flush()
+
+    def _taken(self) -> list[str]:
+        with self._guard:
+            lines = list(self._lines)
+            self._lines.clear()
+            if lines and self._dropped:
+                lines.append(f"{self._dropped} lines of the log were dropped: nobody read them")
+                self._dropped = 0
+            if not lines:
+                self._writer = None
+            return lines
 
 
 class _TextLines(logging.Formatter):

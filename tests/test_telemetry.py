@@ -3,11 +3,13 @@
 import io
 import json
 import logging
+import os
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from mcp_gateway.telemetry import LOGGER, request_log, setup_logging
+from mcp_gateway.telemetry import LOGGER, MAX_UNWRITTEN, request_log, setup_logging
 
 
 @pytest.fixture
@@ -74,3 +76,22 @@ def test_the_level_decides_what_is_written_and_setting_up_again_replaces(stream:
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(ValueError, match="CHATTY"):
         setup_logging("chatty")
+
+
+def test_whoever_logs_never_waits_for_a_pipe_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger(LOGGER)
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w", encoding="utf-8") as pipe, os.fdopen(reader, encoding="utf-8") as nobody:
+        monkeypatch.setattr("sys.stderr", pipe)
+        setup_logging()
+        (handler,) = logger.handlers
+        began_at = time.monotonic()
+        for number in range(MAX_UNWRITTEN + 2_000):
+            logger.warning("line %d of many, and long enough for a pipe to be full soon", number)
+        assert time.monotonic() - began_at < 10
+        said: list[str] = []
+        while "were dropped" not in (said[-1] if said else ""):
+            said.append(nobody.readline())
+        handler.flush()
+    assert "line 0 of many" in said[0]
+    assert 0 < int(said[-1].split()[0]) <= 2_000

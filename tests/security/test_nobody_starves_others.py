@@ -153,7 +153,7 @@ def definition(upstream: str, number: int) -> Target:
 @pytest.mark.slow
 def test_an_upstream_that_cries_change_is_looked_at_less_and_less(tmp_path: Path) -> None:
     log = tmp_path / "storm.log"
-    servers = table("m", str(FAKES / "counting_stdio.py"), str(log), "storm", "bulk")
+    servers = table("m", str(FAKES / "counting_stdio.py"), str(log), "storm", "bulk") + 'trust = "any"\n'
     with serving(tmp_path, {"servers.toml": servers, "policies/all.toml": POLICY}) as running:
         bob = HttpAgent(running.url, running.key("bob"), "modern")
         ends_at = time.monotonic() + 8
