@@ -13,7 +13,7 @@ from typing import Any
 from mcp_gateway.domain import Caller, Decision, Effect, Request, Target
 from mcp_gateway.policy.compile import Candidate, Policy
 from mcp_gateway.policy.conditions import TRUE, LeafTrace, Scope, describe
-from mcp_gateway.policy.decide import decide, holds, refusal, scope_of
+from mcp_gateway.policy.decide import decide, holds, holds_with_scopes, refusal, scope_of
 from mcp_gateway.policy.demands import told
 from mcp_gateway.policy.document import Grant
 from mcp_gateway.policy.remedies import remedies
@@ -51,6 +51,8 @@ class Line:
     """Whether the decision names this line."""
     demands: tuple[str, ...] = ()
     """What it asks for besides its condition."""
+    with_scopes: str = ""
+    """What `value` would be, if the token had every scope."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +154,11 @@ def _lines(policy: Policy, caller: Caller, target: Target, scope: Scope, decided
 
 
 def _line(effect: str, grant: Grant, candidate: Candidate | None, scope: Scope, decided_by: str) -> Line:
-    matched, value = "", ""
+    matched, value, with_scopes = "", "", ""
     parts: tuple[Part, ...] = ()
     if candidate is not None:
         matched, value = candidate.pattern.text, describe(holds(candidate, scope))
+        with_scopes = describe(holds_with_scopes(candidate, scope))
         parts = tuple(_part(trace) for trace in grant.condition.trace(scope)) if grant.condition else ()
     return Line(
         at=str(grant.at),
@@ -168,6 +171,7 @@ def _line(effect: str, grant: Grant, candidate: Candidate | None, scope: Scope, 
         parts=parts,
         decided=candidate is not None and str(grant.at) == decided_by,
         demands=told(grant.demands) if grant.demands else (),
+        with_scopes=with_scopes,
     )
 
 

@@ -39,6 +39,10 @@ class Line(Protocol):
     @property
     def value(self) -> str: ...
     @property
+    def with_scopes(self) -> str: ...
+    @property
+    def lacks(self) -> Sequence[str]: ...
+    @property
     def parts(self) -> Sequence[Part]: ...
 
 
@@ -83,19 +87,29 @@ def _grants(lines: Sequence[Line], *, only_if_none_holds: bool) -> Iterator[str]
         return
     if not matching:
         yield "and some line would have to allow it"
-    for line in matching:
-        yield f"the grant at {line.at} would have to be true: {_parts(line)}"
+    for line in sorted(matching, key=lambda line: not _lacks_scopes_only(line)):
+        scopes = f"the token would need the scope{'s' if len(line.lacks) > 1 else ''} {' '.join(line.lacks)}"
+        if _lacks_scopes_only(line):
+            yield f"{scopes}, for the grant at {line.at}"
+        else:
+            also = f"{scopes}, and " if line.lacks else ""
+            yield f"{also}the grant at {line.at} would have to be true: {_parts(line)}"
+
+
+def _lacks_scopes_only(line: Line) -> bool:
+    """Whether it would hold if the token had every scope."""
+    return bool(line.lacks) and line.with_scopes == "true"
 
 
 def _parts(line: Line) -> str:
-    """The parts because of which a line came out as it did."""
+    """The parts because of which its condition came out as it did."""
     told = []
     for part in line.parts:
         if part.decided:
             problem = f" ({part.problem})" if part.problem else ""
             value = part.value if part.value.startswith(("cannot", "depends")) else f"is {part.value}"
             told.append(f"`{' '.join(part.text.split())}` {value}{problem}")
-    return ", ".join(told) or line.value
+    return ", ".join(told) or line.with_scopes
 
 
 def _by_another_task(policy: Policy, caller: Caller, target: Target) -> Iterator[str]:

@@ -478,6 +478,19 @@ async def test_an_opaque_token_is_what_its_issuer_says_it_is(tmp_path: Path) -> 
         assert at.door.rows("agent, person")[0] == ("alice", "corp:alice")
 
 
+async def test_an_opaque_token_is_at_hand_only_until_its_issuer_is_to_be_asked_again(tmp_path: Path) -> None:
+    async with trusting(tmp_path, introspection=True) as at:
+        at.idp.active["opaque"] = {"aud": RESOURCE, "sub": "alice", "client_id": "bot", "exp": int(time.time()) + 9999}
+        asked = datetime.now(UTC)
+        assert (await at.call("opaque")).status_code == 200
+
+        def known(later_s: float) -> bool:
+            shown = Shown(["Bearer opaque"], None)
+            return at.door.verifier.at_hand(shown, asked + timedelta(seconds=later_s)) is not None
+
+        assert [known(later_s) for later_s in (0, 59, 65, 0, 9000)] == [True, True, False, True, False]
+
+
 async def test_an_opaque_token_that_is_not_for_us_is_refused_and_not_asked_about_again(tmp_path: Path) -> None:
     good = {"aud": RESOURCE, "sub": "alice", "client_id": "bot"}
     answers: dict[str, Any] = {

@@ -42,6 +42,36 @@ def test_a_condition_that_cannot_be_evaluated_names_what_is_missing() -> None:
     assert "`claims.level == 'high'` cannot be evaluated ('level' is not there)" in remedy
 
 
+def test_a_missing_scope_is_named_and_a_condition_that_holds_is_not_in_the_way() -> None:
+    lines = """
+[[tasks.work.grant]]
+tools = ["bank/*"]
+when = "args.amount <= 50"
+[[tasks.work.grant]]
+tools = ["bank/refund"]
+scopes = ["refund", "read", "write"]
+when = "!(args.amount > 90)"
+[[tasks.work.grant]]
+tools = ["bank/refund"]
+scopes = ["admin"]
+when = "args.amount > 99"
+"""
+
+    def why(who: Caller, amount: int) -> tuple[str, ...]:
+        asked = request(Verb.CALL, {"amount": amount})
+        return explain(policy_of(lines), who, asked, target("bank/refund"), NOON).remedies
+
+    small = "the grant at policy.toml:5 would have to be true: `args.amount <= 50` is false"
+    huge = "the grant at policy.toml:12 would have to be true: `args.amount > 99` is false"
+    assert why(caller(scope="read"), 70) == (
+        "the token would need the scopes refund write, for the grant at policy.toml:8",
+        small,
+        f"the token would need the scope admin, and {huge}",
+    )
+    assert why(caller(scope="admin read refund write"), 95)[2] == huge
+    assert why(caller(scope="read"), 20) == ()
+
+
 def test_a_deny_names_what_would_have_to_be_false_and_only_then_the_grants() -> None:
     assert told("crm/get", {"all": True}) == (
         "the deny at policy.toml:11 would have to be false: `args.all == true` is true",
