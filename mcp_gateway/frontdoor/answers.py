@@ -145,6 +145,8 @@ class Answers:
         request = self._request(self._numbered(asked), Verb.CALL, Kind.TOOL, tool)
         try:
             return self._told(caller, await self._gateway.ask(caller, request, reply), asked, reply)
+        except ConsentNeeded as e:
+            return consent_answer(e, asked, reply)
         except GatewayError as e:
             return answer_to(e, asked.method, asked.era)
         except Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,9 @@ OWNER = "person:https://idp.example alice"
 
 async def run(state: Path, url: str, *words: str) -> asyncio.subprocess.Process:
     command = [sys.executable, fakes.renewing_run.__file__, str(state), url, *words]
-    return await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    paths = [str(Path(fakes.renewing_run.__file__).parents[n]) for n in (1, 2)]  # where pytest finds `fakes`, and us
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, env=environ)
 
 
 async def said_by(process: asyncio.subprocess.Process) -> list[dict[str, str]]:
