@@ -76,9 +76,12 @@ class ModernDoor:
             await self._answer(scope, receive, send, caller, message)
 
     def takes_plain(self, message: Ask) -> bool:
-        """Whether `serve_plain` may have this call: the headers of its tool need no look at its arguments."""
+        """Whether `serve_plain` may have this call: of a tool there is, whose headers need no look at its arguments.
+
+        What no upstream offers goes the long way: it may be a tool of the gateway's own (`discovery`).
+        """
         target = self._gateway.snapshot.catalog.find(Kind.TOOL, message.params["name"])
-        return self._gateway.is_open and (target is None or not self._mirrored.mirrors_arguments(target))
+        return self._gateway.is_open and target is not None and not self._mirrored.mirrors_arguments(target)
 
     async def serve_plain(self, scope: Scope, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
         """Answer a tool call that `plain` has recognised; its agent cannot be asked anything."""

@@ -179,7 +179,7 @@ class Tokens:
 
     def at_hand(self, shown: Shown, now: datetime) -> Identity | None:
         """Who it is, where the token was verified before and nothing but its digest has to be looked at."""
-        if len(shown.authorization) != 1:
+        if len(shown.authorization) != 1 or self._has_certificate(shown):
             return None
         known = self._known.get(_digest(shown.authorization[0]))
         if known is None or now.timestamp() >= known.good_until or known.binding or self._needs_proof:

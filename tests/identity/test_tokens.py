@@ -664,6 +664,14 @@ async def test_a_certificate_that_a_trusted_proxy_hands_on_is_an_identity(tmp_pa
         assert at.door.rows("agent, identity_strength")[0] == ("mesh", "certificate")
 
 
+async def test_a_token_beside_a_certificate_is_not_at_hand(tmp_path: Path) -> None:
+    """The long way looks at the certificate, and refuses one that cannot be read."""
+    async with trusting(tmp_path, **through("127.0.0.1")) as at:
+        token = at.idp.token()
+        assert (await at.call(token)).status_code == 200
+        assert (await at.door.call("u__echo", authorization=f"Bearer {token}", client_cert="none")).status_code == 401
+
+
 async def test_a_certificate_from_anybody_else_is_as_if_it_were_not_there(tmp_path: Path) -> None:
     async with trusting(tmp_path, **through("10.0.0.0/8")) as at:
         response = await at.door.call("u__echo", authorization="", client_cert=rfc9440(certificate()))
