@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mcp_gateway.errors import StoreUnavailable
-from mcp_gateway.storage.private import private_file, private_folder
+from mcp_gateway.storage.opened import opened, transaction, translated
+from mcp_gateway.storage.private import private_folder
 from mcp_gateway.storage.runs import Runs
 
 DATABASE: Final = "budgets.db"
-SCHEMA_VERSION: Final = 1
 BUSY_S: Final = 5.0
 TIDY_EVERY: Final = 1_000
 KEPT_S: Final = 400 * 86_400.0
@@ -103,7 +102,8 @@ class BudgetStore:
         self._lock = threading.Lock()
         self._runs = Runs(state / "runs")
         self._since_tidy = 0
-        self._db = self._connect()
+        pragmas = ("journal_mode = WAL", "synchronous = NORMAL")  # survives kill -9; see the audit's "process"
+        self._db = opened(self._path, _SCHEMA, pragmas=pragmas, wait_s=BUSY_S)
 
     def take(self, draws: Sequence[Draw]) -> Taken:
         """Set aside what a call may take from all of its budgets, or nothing at all."""
@@ -176,45 +176,8 @@ class BudgetStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._translated():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-
-    def _connect(self) -> sqlite3.Connection:
-        private_file(self._path)
-        with self._translated():
-            db = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            try:
-                db.execute("PRAGMA journal_mode = WAL")
-                db.execute("PRAGMA synchronous = NORMAL")  # survives kill -9; see the audit's "process"
-                self._migrate(db)
-            except BaseException:
-                db.close()
-                raise
-            return db
-
-    def _migrate(self, db: sqlite3.Connection) -> None:
-        db.execute("BEGIN IMMEDIATE")
-        version = int(db.execute("PRAGMA user_version").fetchone()[0])
-        if version > SCHEMA_VERSION:
-            raise StoreUnavailable(f"{self._path} was written by a newer mcp-gateway: use that version, or a backup")
-        if version < SCHEMA_VERSION:
-            for statement in _SCHEMA:
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION:d}")
-        db.execute("COMMIT")
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as e:
-            raise StoreUnavailable(f"{self._path}: {e}") from e
+        with self._lock, translated(self._path), transaction(self._db):
+            yield self._db
 
 
 def _out_of(db: sqlite3.Connection, draw: Draw) -> str:

@@ -16,11 +16,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from mcp_gateway.errors import StoreUnavailable
-from mcp_gateway.storage.private import private_file, private_folder
+from mcp_gateway.storage.opened import opened, transaction, translated
+from mcp_gateway.storage.private import private_folder
 
 DATABASE: Final = "logins.db"
-SCHEMA_VERSION: Final = 1
 WAIT_S: Final = 5.0
 MAX_CLIENTS: Final = 1_000
 """Registered programs. Anybody may register, so the one that was used least recently gives way."""
@@ -100,15 +99,8 @@ class LoginStore:
         private_folder(state)
         self._path = state / DATABASE
         self._lock = threading.Lock()
-        private_file(self._path)
-        with self._translated():
-            self._connection = sqlite3.connect(
-                self._path, timeout=WAIT_S, isolation_level=None, check_same_thread=False
-            )
-            self._connection.execute("PRAGMA journal_mode = DELETE")
-            self._connection.execute("PRAGMA synchronous = FULL")
-        with self._transaction() as db:
-            self._migrate(db)
+        pragmas = ("journal_mode = DELETE", "synchronous = FULL")
+        self._connection = opened(self._path, _SCHEMA, pragmas=pragmas, wait_s=WAIT_S)
 
     def add_person(self, person: Person) -> bool:
         """Add an account; False where there is one of that name."""
@@ -206,29 +198,7 @@ class LoginStore:
         with self._lock:
             self._connection.close()
 
-    def _migrate(self, db: sqlite3.Connection) -> None:
-        version = int(db.execute("PRAGMA user_version").fetchone()[0])
-        if version > SCHEMA_VERSION:
-            raise StoreUnavailable(f"{self._path} was written by a newer mcp-gateway: use that version, or a backup")
-        if version < SCHEMA_VERSION:
-            for statement in _SCHEMA:
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION:d}")
-
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._translated():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            finally:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as e:
-            raise StoreUnavailable(f"{self._path}: {e}") from e
+        with self._lock, translated(self._path), transaction(self._connection):
+            yield self._connection

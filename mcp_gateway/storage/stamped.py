@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from mcp_gateway.errors import StoreUnavailable
-from mcp_gateway.storage.private import private_file, private_folder
+from mcp_gateway.storage.opened import opened, translated
+from mcp_gateway.storage.private import private_folder
 
 READ_WAIT_S: Final = 0.25
 """How long a reader waits for a writer. Readers sit on the event loop: rather refuse a request than stall them all."""
 WRITE_WAIT_S: Final = 5.0
-SCHEMA_VERSION: Final = 1
 GRANULARITY_NS: Final = 2_000_000_000
 """The coarsest time stamps of a file system that knows file modes (1 s: HFS+, ext4 with small inodes), doubled."""
 
@@ -48,9 +48,9 @@ class StampedFile:
         """`schema`: the statements that make version 1; `user_version` is the number of its versions, so far one."""
         private_folder(path.parent)
         self._path = path
-        self._schema = schema
         self._lock = threading.Lock()
-        self._connection = self._connect()
+        self._schema = schema
+        self._connection = self._opened()
 
     def stamp(self) -> Stamp:
         """The state of the file now; costs one `stat`."""
@@ -71,7 +71,7 @@ class StampedFile:
         One that cannot be used leaves the table with the file it had: that one may come back.
         """
         with self._lock:
-            connection = self._connect()
+            connection = self._opened()
             self._connection.close()
             self._connection = connection
 
@@ -79,49 +79,20 @@ class StampedFile:
         with self._lock:
             self._connection.close()
 
-    def _connect(self) -> sqlite3.Connection:
-        private_file(self._path)
-        with self._translated():
-            connection = sqlite3.connect(
-                self._path, timeout=WRITE_WAIT_S, isolation_level=None, check_same_thread=False
-            )
-            try:
-                connection.execute("PRAGMA journal_mode = DELETE")
-                connection.execute("PRAGMA synchronous = FULL")
-                self._migrate(connection)
-            except BaseException:
-                connection.close()
-                raise
-            return connection
-
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        if version > SCHEMA_VERSION:
-            raise StoreUnavailable(f"{self._path} was written by a newer mcp-gateway: use that version, or a backup")
-        if version < SCHEMA_VERSION:
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in self._schema:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION:d}")
-            connection.execute("COMMIT")
-
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """The connection, for as long as a reader may wait."""
-        with self._lock, self._translated():
+        with self._lock, translated(self._path):
             self._connection.execute(f"PRAGMA busy_timeout = {READ_WAIT_S * 1000:.0f}")
             yield self._connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """The connection, for one statement or a transaction of the caller's own."""
-        with self._lock, self._translated():
+        with self._lock, translated(self._path):
             self._connection.execute(f"PRAGMA busy_timeout = {WRITE_WAIT_S * 1000:.0f}")
             yield self._connection
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as e:
-            raise StoreUnavailable(f"{self._path}: {e}") from e
+    def _opened(self) -> sqlite3.Connection:
+        pragmas = ("journal_mode = DELETE", "synchronous = FULL")
+        return opened(self._path, self._schema, pragmas=pragmas, wait_s=WRITE_WAIT_S)

@@ -18,6 +18,7 @@ import orjson
 
 from mcp_gateway.domain import Budget, StartedTask
 from mcp_gateway.storage.keys import utc_text
+from mcp_gateway.storage.opened import transaction
 from mcp_gateway.storage.stamped import StampedFile
 
 DATABASE: Final = "tasks.db"
@@ -146,14 +147,8 @@ class StartedTable(StampedFile):
     @contextmanager
     def _changing(self) -> Iterator[Connection]:
         """Two processes that change something at once must not count alike."""
-        with self.writing() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            finally:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
+        with self.writing() as db, transaction(db):
+            yield db
 
 
 def _record(row: tuple[Any, ...]) -> StartedRecord:

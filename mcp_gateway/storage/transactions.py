@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final
 
 from mcp_gateway.domain import Budget, Flow, Offer, Reason, Terms, Window
-from mcp_gateway.errors import StoreUnavailable
 from mcp_gateway.storage.approvals import (
     APPROVALS_SCHEMA,
     Approval,
@@ -30,11 +29,11 @@ from mcp_gateway.storage.approvals import (
     approval_for,
     approvals,
 )
-from mcp_gateway.storage.private import private_file, private_folder
+from mcp_gateway.storage.opened import opened, transaction, translated
+from mcp_gateway.storage.private import private_folder
 from mcp_gateway.storage.runs import Runs
 
 DATABASE: Final = "transactions.db"
-SCHEMA_VERSION: Final = 1
 BUSY_S: Final = 5.0
 MICROS: Final = 1_000_000
 DAY: Final = 86_400 * MICROS
@@ -168,7 +167,12 @@ class TransactionStore:
         self._lock = threading.Lock()
         self._runs = Runs(state / "runs")
         self._since_tidy = TIDY_EVERY
-        self._db = self._connect()
+        pragmas = (
+            "journal_mode = WAL",
+            "secure_delete = ON",  # arguments that a person has seen are not kept
+            "synchronous = NORMAL",  # survives kill -9; see the audit's "process"
+        )
+        self._db = opened(self._path, _SCHEMA, pragmas=pragmas, wait_s=BUSY_S)
 
     def reserve(self, wanted: Wanted) -> Found:
         """Take what the call needs, or nothing at all."""
@@ -222,7 +226,7 @@ class TransactionStore:
 
     def approval_state(self, approval_id: str) -> str:
         """The word that stands for one approval now; empty where it is not known (any more)."""
-        with self._lock, _translated(self._path):
+        with self._lock, translated(self._path):
             row = self._db.execute("SELECT state FROM approvals WHERE id = ?", (approval_id,)).fetchone()
             return str(row[0]) if row else ""
 
@@ -249,33 +253,13 @@ class TransactionStore:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """The connection, with the write lock taken; rolled back where something is raised."""
-        with self._lock, _translated(self._path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+        with self._lock, translated(self._path), transaction(self._db):
+            yield self._db
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
             self._runs.close()
-
-    def _connect(self) -> sqlite3.Connection:
-        private_file(self._path)
-        with _translated(self._path):
-            db = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            try:
-                db.execute("PRAGMA journal_mode = WAL")
-                db.execute("PRAGMA secure_delete = ON")  # arguments that a person has seen are not kept
-                db.execute("PRAGMA synchronous = NORMAL")  # survives kill -9; see the audit's "process"
-                _migrate(db, self._path)
-            except BaseException:
-                db.close()
-                raise
-            return db
 
     def _reserve(self, db: sqlite3.Connection, wanted: Wanted) -> Found:
         terms = wanted.terms
@@ -441,23 +425,3 @@ def _spend(db: sqlite3.Connection, scope: str, at: int, spent: Spending) -> None
 
 def _micros(seconds: float) -> int:
     return int(seconds * MICROS)
-
-
-def _migrate(db: sqlite3.Connection, path: Path) -> None:
-    db.execute("BEGIN IMMEDIATE")
-    version = int(db.execute("PRAGMA user_version").fetchone()[0])
-    if version > SCHEMA_VERSION:
-        raise StoreUnavailable(f"{path} was written by a newer mcp-gateway: use that version, or a backup")
-    if version < SCHEMA_VERSION:
-        for statement in _SCHEMA:
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION:d}")
-    db.execute("COMMIT")
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as e:
-        raise StoreUnavailable(f"{path}: {e}") from e

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Final
 
 from mcp_gateway.errors import StoreUnavailable
+from mcp_gateway.storage.opened import opened, transaction, translated
 from mcp_gateway.storage.private import private_file, private_folder
 
 DATABASE: Final = "vault.db"
 LOCK_FILE: Final = "vault.lock"
-SCHEMA_VERSION: Final = 1
 WAIT_S: Final = 5.0
 MAX_LOGINS: Final = 1_000_000
 
@@ -117,7 +117,8 @@ class VaultTable:
         private_folder(state)
         self._path = state / DATABASE
         self._thread = threading.Lock()
-        self._connection = self._connect()
+        pragmas = ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON")
+        self._connection = opened(self._path, _SCHEMA, pragmas=pragmas, wait_s=WAIT_S)
         self._locks = _Locks(state / LOCK_FILE)
 
     def login(self, owner: str, upstream: str) -> LoginRow | None:
@@ -218,53 +219,15 @@ class VaultTable:
             self._connection.close()
         self._locks.close()
 
-    def _connect(self) -> sqlite3.Connection:
-        private_file(self._path)
-        with self._translated():
-            connection = sqlite3.connect(self._path, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.execute("PRAGMA secure_delete = ON")
-                self._migrate(connection)
-            except BaseException:
-                connection.close()
-                raise
-            return connection
-
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        if version > SCHEMA_VERSION:
-            raise StoreUnavailable(f"{self._path} was written by a newer mcp-gateway: use that version, or a backup")
-        if version < SCHEMA_VERSION:
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION:d}")
-            connection.execute("COMMIT")
-
     @contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
-        with self._thread, self._translated():
+        with self._thread, translated(self._path):
             yield self._connection
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._using() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as e:
-            raise StoreUnavailable(f"{self._path}: {e}") from e
+        with self._using() as connection, transaction(connection):
+            yield connection
 
 
 class _Locks:
