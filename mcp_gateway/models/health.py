@@ -11,18 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from mcp_gateway.config.models import ModelTarget
+from mcp_gateway.rest.breaker import FAILURES_UNTIL_OPEN, Record
 
-FAILURES_UNTIL_OPEN: Final = 5
 FIRST_REST_S: Final = 5.0
-LONGEST_REST_S: Final = 60.0
-LONGEST_RETRY_AFTER_S: Final = 300.0
 MAX_KNOWN: Final = 10_000
 
 
 @dataclass(slots=True)
-class _State:
-    failures: int = 0
-    rests_until: float = 0.0
+class _State(Record):
     is_dead: bool = False
     """It did not answer at all, so that asking it would only cost time."""
 
@@ -40,13 +36,8 @@ class Health:
     def failed(self, target: ModelTarget, now_s: float, *, retry_after_s: float = 0.0, is_dead: bool = False) -> None:
         """It failed in a way that another call would likely meet too. `is_dead`: it did not even answer."""
         state = self._state(target)
-        state.failures += 1
         state.is_dead = is_dead
-        if retry_after_s > 0:
-            state.rests_until = max(state.rests_until, now_s + min(retry_after_s, LONGEST_RETRY_AFTER_S))
-        elif state.failures >= FAILURES_UNTIL_OPEN:
-            rest_s = FIRST_REST_S * 2 ** min(state.failures - FAILURES_UNTIL_OPEN, 10)
-            state.rests_until = now_s + min(rest_s, LONGEST_REST_S)
+        state.note_failure(now_s, retry_after_s, FIRST_REST_S)
 
     def worth_trying(self, targets: Sequence[ModelTarget], now_s: float) -> tuple[list[ModelTarget], float]:
         """The targets to ask, in their order, and, where there is none, the seconds until one will be.

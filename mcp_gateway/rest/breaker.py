@@ -18,9 +18,24 @@ LONGEST_RETRY_AFTER_S: Final = 300.0
 
 
 @dataclass(slots=True)
-class _State:
+class Record:
+    """How one of several that do the same has done lately."""
+
     failures: int = 0
     rests_until: float = 0.0
+
+    def note_failure(self, now_s: float, retry_after_s: float, first_rest_s: float) -> None:
+        """It failed, and rests: for as long as it asked for, or, after some failures in a row, longer each time."""
+        self.failures += 1
+        if retry_after_s > 0:
+            self.rests_until = max(self.rests_until, now_s + min(retry_after_s, LONGEST_RETRY_AFTER_S))
+        elif self.failures >= FAILURES_UNTIL_OPEN:
+            rest_s = first_rest_s * 2 ** min(self.failures - FAILURES_UNTIL_OPEN, 10)
+            self.rests_until = now_s + min(rest_s, LONGEST_REST_S)
+
+
+@dataclass(slots=True)
+class _State(Record):
     passed_over: float = 0.0
     """How much it is owed: the one that is owed most is asked next (smooth weighted round robin)."""
 
@@ -55,13 +70,7 @@ class Breaker:
 
     def failed(self, address: str, now_s: float, retry_after_s: float = 0.0) -> None:
         """It failed in a way that another call would likely meet too."""
-        state = self._states[address]
-        state.failures += 1
-        if retry_after_s > 0:
-            state.rests_until = max(state.rests_until, now_s + min(retry_after_s, LONGEST_RETRY_AFTER_S))
-        elif state.failures >= FAILURES_UNTIL_OPEN:
-            rest_s = FIRST_REST_S * 2 ** min(state.failures - FAILURES_UNTIL_OPEN, 10)
-            state.rests_until = now_s + min(rest_s, LONGEST_REST_S)
+        self._states[address].note_failure(now_s, retry_after_s, FIRST_REST_S)
 
 
 def retry_after_s(headers: Mapping[str, str], now_s: float) -> float:

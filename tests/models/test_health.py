@@ -1,7 +1,8 @@
 """Who fails is left alone for a while, and tried again by one call."""
 
 from mcp_gateway.config.models import ModelTarget
-from mcp_gateway.models.health import FAILURES_UNTIL_OPEN, LONGEST_REST_S, LONGEST_RETRY_AFTER_S, Health
+from mcp_gateway.models.health import Health
+from mcp_gateway.rest.breaker import FAILURES_UNTIL_OPEN, LONGEST_REST_S, LONGEST_RETRY_AFTER_S
 
 A, B = ModelTarget("a", "m"), ModelTarget("b", "m")
 

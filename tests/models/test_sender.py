@@ -12,9 +12,10 @@ from mcp_gateway.domain import Caller, HttpPart, Kind, Request, Verb
 from mcp_gateway.errors import BadRequest, Unreachable
 from mcp_gateway.models.asked import read
 from mcp_gateway.models.call import Surroundings
-from mcp_gateway.models.health import FAILURES_UNTIL_OPEN, Health
+from mcp_gateway.models.health import Health
 from mcp_gateway.models.sender import ModelSender, expected, model_target, targets_of
 from mcp_gateway.models.wires import BY_OP, Op
+from mcp_gateway.rest.breaker import FAILURES_UNTIL_OPEN
 
 PRICED = MappingProxyType({"dear": Price(10, 10), "cheap": Price(1, 1)})
 PROVIDERS = {"o": ProviderConfig("o", "openai", "", prices=PRICED), "a": ProviderConfig("a", "anthropic", "")}
