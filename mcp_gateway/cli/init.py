@@ -181,8 +181,8 @@ def _tell_next(plan: Plan) -> None:
     first = plan.agents[0]
     out.print("\nNext:", style="bold")
     out.print("  mcp-gateway doctor                 whether everything works")
-    out.print(f"  mcp-gateway connect {first:<15}one entry in your agent's program, with a backup")
-    out.print(f"  mcp-gateway tools --agent {first:<9}what that agent may use")
+    out.print(f"  mcp-gateway connect {first:<14} one entry in your agent's program, with a backup")
+    out.print(f"  mcp-gateway tools --agent {first:<8} what that agent may use")
 
 
 def _plain(plan: Plan, found: Survey) -> dict[str, object]:
