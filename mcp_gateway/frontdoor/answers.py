@@ -130,29 +130,17 @@ class Answers:
         except MalformedError as e:
             await self._gateway.note_malformed(caller, asked.method, str(e))
             return answer_to(e, asked.method, asked.era)
-        except ConsentNeeded as e:
-            return consent_answer(e, asked, reply)
-        except GatewayError as e:
-            return answer_to(e, asked.method, asked.era)
-        except Exception:
-            # The agent learns that it happened, operators what and to whom; the walk has closed its audit entry.
-            log = request_log(asked.request_id, agent=caller.agent, method=asked.method)
-            log.exception(_BUG)
-            return {"error": error_member(INTERNAL_ERROR)}
+        except Exception as e:  # noqa: BLE001 - told apart there, a bug of ours is logged
+            return _failed(e, caller, asked, reply)
 
     async def answer_call(self, caller: Caller, asked: Asked, tool: str, reply: Reply) -> Json:
         """`answer` for a tool call that is known to be well-formed."""
-        request = self._request(self._numbered(asked), Verb.CALL, Kind.TOOL, tool)
+        asked = self._numbered(asked)
+        request = self._request(asked, Verb.CALL, Kind.TOOL, tool)
         try:
             return self._told(caller, await self._gateway.ask(caller, request, reply), asked, reply)
-        except ConsentNeeded as e:
-            return consent_answer(e, asked, reply)
-        except GatewayError as e:
-            return answer_to(e, asked.method, asked.era)
-        except Exception:
-            log = request_log(request.request_id, agent=caller.agent, method=asked.method)
-            log.exception(_BUG)
-            return {"error": error_member(INTERNAL_ERROR)}
+        except Exception as e:  # noqa: BLE001 - as above
+            return _failed(e, caller, asked, reply)
 
     async def _answer(self, caller: Caller, asked: Asked, reply: Reply) -> Json:
         if not speaks(asked.era, asked.method):
@@ -415,6 +403,19 @@ def speaks(era: Era, method: str) -> bool:
 def supported_versions() -> tuple[str, ...]:
     """Every revision the front door speaks, newest first."""
     return MODERN_VERSIONS + LEGACY_VERSIONS
+
+
+def _failed(error: Exception, caller: Caller, asked: Asked, reply: Reply) -> Json:
+    """The answer where there is no outcome, whichever way a request came.
+
+    Of a bug of ours the agent learns that it happened, operators what and to whom; the walk has closed its entry.
+    """
+    if isinstance(error, ConsentNeeded):
+        return consent_answer(error, asked, reply)
+    if isinstance(error, GatewayError):
+        return answer_to(error, asked.method, asked.era)
+    request_log(asked.request_id, agent=caller.agent, method=asked.method).error(_BUG, exc_info=error)
+    return {"error": error_member(INTERNAL_ERROR)}
 
 
 async def _nothing(caller: Caller, asked: Asked, reply: Reply) -> Json:

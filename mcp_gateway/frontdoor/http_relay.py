@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 from anyio import CancelScope
 from starlette.types import Receive, Send
-
-from mcp_gateway.domain import NOTHING, Json
 
 _STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 
@@ -76,30 +73,3 @@ class HttpRelay:
         while (await receive())["type"] != "http.disconnect":
             pass
         self.scope.cancel()
-
-
-class NoReply:
-    """`domain.Reply` to an agent that speaks no MCP, and so is told and asked nothing by it."""
-
-    wants_progress = False
-    log_level: str | None = None
-    capabilities: Mapping[str, Any] = NOTHING
-    takes_input_required = False
-    waited_s = 0.0
-    side: object = None
-    lacking: Mapping[str, Any] = NOTHING
-
-    def can_be_asked(self, method: str, params: Json) -> bool:
-        return False
-
-    async def progress(self, params: Json) -> None:
-        """Nobody hears it."""
-
-    async def log(self, params: Json) -> None:
-        """Nobody hears it."""
-
-    def elicited(self, link_id: str) -> None:
-        """Nobody hears it."""
-
-    async def ask(self, method: str, params: Json) -> Json:
-        raise LookupError("this agent speaks no MCP")

@@ -19,7 +19,7 @@ from mcp_gateway.errors import BadRequest, GatewayError
 from mcp_gateway.frontdoor.doorstep import Doorstep, HttpRefusedError, Refusal
 from mcp_gateway.frontdoor.exchange import Closers, send_json
 from mcp_gateway.frontdoor.head import Lines, head_of
-from mcp_gateway.frontdoor.http_relay import HttpRelay, NoReply
+from mcp_gateway.frontdoor.http_relay import HttpRelay
 from mcp_gateway.frontdoor.model_errors import Trouble, body_of, event_of, headers_of, trouble_of, unknown_model
 from mcp_gateway.gateway import Gateway
 from mcp_gateway.jsonrpc import dump, parse
@@ -27,6 +27,7 @@ from mcp_gateway.models.asked import Asked, read
 from mcp_gateway.models.outgoing import PASSED_ON
 from mcp_gateway.models.sender import expected
 from mcp_gateway.models.wires import BY_PATH, Operation
+from mcp_gateway.upstreams.connection import SILENT
 
 ROUTE: Final = re.compile(
     rb"(?:/task/(?P<task>[A-Za-z0-9][A-Za-z0-9._-]{0,63}))?(?P<path>/v1/[A-Za-z0-9._:/@%-]{1,250})"
@@ -129,7 +130,7 @@ class ModelsDoor:
         key = self._closers.add(caller, relay.scope.cancel, is_stream=False)
         try:
             async with relay.watched(receive):
-                await self._gateway.ask(caller, request, NoReply())
+                await self._gateway.ask(caller, request, SILENT)
         except GatewayError as e:
             # One that has begun cannot become another answer: without its end it shows that it broke off.
             return None if relay.is_begun else trouble_of(e, request.name)

@@ -31,11 +31,12 @@ from mcp_gateway.errors import (
 from mcp_gateway.frontdoor.doorstep import Doorstep, HttpRefusedError, Refusal
 from mcp_gateway.frontdoor.exchange import CHALLENGE, Closers, Headers, send_json
 from mcp_gateway.frontdoor.head import Lines, head_of
-from mcp_gateway.frontdoor.http_relay import HttpRelay, NoReply
+from mcp_gateway.frontdoor.http_relay import HttpRelay
 from mcp_gateway.gateway import Gateway
 from mcp_gateway.jsonrpc import dump, parse
 from mcp_gateway.rest.matching import METHODS
 from mcp_gateway.rest.paths import canonical_path, checked_query
+from mcp_gateway.upstreams.connection import SILENT
 
 ROUTE: Final = re.compile(
     rb"(?:/task/(?P<task>[A-Za-z0-9][A-Za-z0-9._-]{0,63}))?/rest/(?P<server>[a-z0-9][a-z0-9_-]{0,31})(?P<path>/.*)",
@@ -109,7 +110,7 @@ class RestDoor:
         key = self._closers.add(caller, relay.scope.cancel, is_stream=False)
         try:
             async with relay.watched(receive):
-                await self._gateway.ask(caller, request, NoReply())
+                await self._gateway.ask(caller, request, SILENT)
         finally:
             self._closers.discard(key)
         if relay.is_begun:

@@ -181,7 +181,7 @@ async def errands() -> AsyncIterator[TaskGroup]:
 
 
 class Silent:
-    """The reply channel of our own requests: nobody listens."""
+    """The reply channel of our own requests, and of agents that speak no MCP: nobody listens, nobody can be asked."""
 
     side: object = None
     takes_input_required = False
@@ -206,7 +206,7 @@ class Silent:
 
     async def ask(self, method: str, params: Json) -> Json:
         """Nobody answers."""
-        raise LookupError(f"{method}: this request was made by the gateway itself")
+        raise LookupError(f"{method}: nobody behind this request can be asked")
 
 
 SILENT: Final[Reply] = Silent()

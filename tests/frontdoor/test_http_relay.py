@@ -4,9 +4,8 @@ import asyncio
 from typing import Any
 
 import anyio
-import pytest
 
-from mcp_gateway.frontdoor.http_relay import HttpRelay, NoReply
+from mcp_gateway.frontdoor.http_relay import HttpRelay
 
 
 class Wire:
@@ -90,12 +89,3 @@ async def test_nobody_is_watched_once_the_work_is_done() -> None:
     async with relay.watched(wire.receive):
         assert len(asyncio.all_tasks()) == before + 1
     assert len(asyncio.all_tasks()) == before
-
-
-async def test_an_agent_without_mcp_is_asked_nothing() -> None:
-    reply = NoReply()
-    await reply.progress({})
-    await reply.log({})
-    assert not reply.can_be_asked("elicitation/create", {})
-    with pytest.raises(LookupError):
-        await reply.ask("elicitation/create", {})

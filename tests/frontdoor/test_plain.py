@@ -4,14 +4,16 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fakes.front import META, Front, modern_request, raw_post
-from fakes.upstream import Hanging
+from fakes.front import META, Front, front, modern_request, raw_post
+from fakes.upstream import Hanging, raising
 from fakes.waiting import until
 from mcp_gateway.domain import Json
+from mcp_gateway.errors import ConsentNeeded, Unreachable
 from mcp_gateway.frontdoor import plain
 from mcp_gateway.frontdoor.http import HttpDoor
 
@@ -208,3 +210,31 @@ async def test_requests_sent_behind_each_other_are_answered_in_order(door: Front
 
 def test_a_way_is_only_asked_for_where_something_is_kept() -> None:
     assert plain.way_of({"type": "http"}, None, None) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConsentNeeded("u", "upstream 'u' needs you to log in", "https://gw.example/connect/ticket"),
+        Unreachable("u", "upstream 'u' is down"),
+        RuntimeError("a bug of ours"),
+    ],
+)
+async def test_a_call_that_fails_is_told_the_same_on_either_way(door: Front, dial: Dial, error: Exception) -> None:
+    door.u.script["echo"] = raising(error)
+    connection, request = await dial(), call(door, echo())
+    first = await connection.ask(request)
+    assert await connection.ask(request) == first
+    said = json.loads(first[1])
+    assert isinstance(error, RuntimeError) is ("error" in said)
+    assert "a bug of ours" not in str(said)
+
+
+async def test_tools_of_the_gateway_s_own_are_there_on_a_connection_that_was_served_before(tmp_path: Path) -> None:
+    async with front(tmp_path, search_above=3) as door:
+        connection = Kept(*await asyncio.open_connection("127.0.0.1", door.port))
+        request = call(door, echo("search_tools", {"query": "echo"}))
+        first = await connection.ask(request)
+        assert "u__echo" in str(json.loads(first[1])["result"]["content"])
+        assert await connection.ask(request) == first
+        connection.writer.close()

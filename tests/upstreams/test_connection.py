@@ -47,6 +47,7 @@ async def test_nobody_listens_to_our_own_requests() -> None:
     await SILENT.progress({})
     await SILENT.log({})
     assert (SILENT.wants_progress, SILENT.log_level, dict(SILENT.capabilities)) == (False, None, {})
+    assert not SILENT.can_be_asked("elicitation/create", {})
     with pytest.raises(LookupError):
         await SILENT.ask("roots/list", {})
 
