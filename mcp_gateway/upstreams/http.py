@@ -60,6 +60,8 @@ RESUME_AFTER_S: Final = 1.0
 RESUME_AT_MOST_S: Final = 30.0
 ERRAND_TIMEOUT_S: Final = 10.0
 """For messages nobody waits for: cancellations, answers to the upstream's questions, a session's DELETE."""
+FAREWELL_S: Final = 1.0
+"""How long a connection that ends still waits for cancellations to be taken."""
 
 
 class _StreamEnded(Exception):
@@ -137,6 +139,8 @@ class Http:
         self._exchanges: dict[int, Exchange] = {}
         self._last_id = 0
         self._questions = 0
+        self._farewells: set[anyio.CancelScope] = set()
+        self._farewell_said = anyio.Event()
         self._is_closed = False
         self._param_headers = ParamHeaders()
 
@@ -192,9 +196,15 @@ class Http:
             exchange.call.is_over = True
             del self._exchanges[exchange.id]
 
-    def close(self) -> None:
-        """Begin nothing new: the tasks that errands run in are about to end."""
+    async def close(self) -> None:
+        """Begin nothing new: the tasks that errands run in are about to end. Cancellations still go out."""
         self._is_closed = True
+        with anyio.move_on_after(FAREWELL_S, shield=True):
+            while self._farewells:
+                self._farewell_said = anyio.Event()
+                await self._farewell_said.wait()
+        for scope in self._farewells:
+            scope.cancel()
 
     def run_errand(self, errand: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
         """Do something that nobody waits for, if there is still time for it."""
@@ -420,13 +430,21 @@ class Http:
     def _tell_cancelled(self, exchange: Exchange) -> None:
         # Modern: closing the stream was the cancellation. Legacy: a disconnect explicitly is not.
         if exchange.dialect.era is Era.LEGACY and exchange.request.method != "initialize":
-            self.run_errand(self._post_quietly, cancellation_of(exchange.id), exchange.headers)
+            if not self._is_closed:
+                # Even while the connection ends: the upstream may be working for nobody.
+                scope = anyio.CancelScope(shield=True)
+                self._farewells.add(scope)
+                self.run_errand(self._post_farewell, scope, cancellation_of(exchange.id), exchange.headers)
 
-    async def _post_quietly(self, message: Json, headers: Mapping[str, str]) -> None:
+    async def _post_farewell(self, scope: anyio.CancelScope, message: Json, headers: Mapping[str, str]) -> None:
         try:
-            await self.post(message, headers)
+            with scope:
+                await self.post(message, headers)
         except Unreachable:
             self.listener.dropped["cancellation"] += 1
+        finally:
+            self._farewells.discard(scope)
+            self._farewell_said.set()
 
     def _own_answer(self, message: Json, exchange: Exchange) -> Answer | None:
         """The answer in a response, if it is to this exchange. An error without an id answers what it came back on."""

@@ -96,7 +96,7 @@ class HttpConnection:
 
     async def close(self) -> None:
         """End the sessions, and with the connection's own tasks all calls in flight."""
-        self._http.close()
+        await self._http.close()
         await self._sessions.close()
 
     async def _discovered(self) -> tuple[Dialect, Greeting] | None:

@@ -10,7 +10,7 @@ import anyio
 import conformance_server
 from conformance_server import ROOTS, Answer, Call, Json, asked, form, main, said, sampling, settled, text_of, tool
 
-cancelled: list[str] = []
+ended: list[str] = []
 LINK = "https://u.example/consent?for=1"
 
 
@@ -18,15 +18,15 @@ def link(url: str, **more: str) -> Json:
     return {"method": "elicitation/create", "params": {"mode": "url", "message": "Please go there", "url": url, **more}}
 
 
-async def noting_cancellation(run: Callable[[Call], Awaitable[Any]], call: Call) -> Any:
+async def noting_its_end(run: Callable[[Call], Awaitable[Any]], call: Call) -> Any:
     try:
         return await settled(run, call)
-    except anyio.get_cancelled_exc_class():
-        cancelled.append("a call")
+    except BaseException:  # cancelled, or told first that nobody answers its question
+        ended.append("a call")
         raise
 
 
-conformance_server.settled = noting_cancellation
+conformance_server.settled = noting_its_end
 
 
 @tool("form", "Asks a person for a name")
@@ -101,9 +101,9 @@ async def _(call: Call) -> Answer:
     return said(json.dumps(told, sort_keys=True))
 
 
-@tool("was_cancelled", "Tells how many calls were cancelled")
+@tool("ended", "Tells how many calls ended without an answer")
 async def _(call: Call) -> Answer:
-    return said(str(len(cancelled)))
+    return said(str(len(ended)))
 
 
 @tool("end", "Ends the process while others wait")

@@ -364,12 +364,34 @@ async def test_a_call_cancelled_after_its_connection_was_left_is_only_cancelled(
     legacy = LegacyServer()
     async with answering(legacy) as served, opened(served.url) as connection:
         with anyio.CancelScope() as scope:
-            connection._http.close()
+            await connection._http.close()
             exchange = Exchange(99, HANDSHAKE, call_of("t"), Call(SILENT, Counter()))
             scope.cancel()
             await connection._http.run(exchange)
     assert scope.cancelled_caught
     assert not served.asked_for("notifications/cancelled")
+
+
+async def test_a_call_cancelled_right_before_its_connection_is_left_is_cancelled_upstream() -> None:
+    legacy = LegacyServer()
+    hanging = anyio.Event()
+
+    async def answerer(asked_for: Asked, writer: asyncio.StreamWriter) -> None:
+        if asked_for.rpc_method == "tools/call":
+            hanging.set()
+            await anyio.sleep_forever()
+        await legacy(asked_for, writer)
+
+    async with answering(answerer) as served:
+        with anyio.CancelScope() as left:
+            async with opened(served.url) as connection:
+                async with anyio.create_task_group() as calls:
+                    calls.start_soon(asked, connection, "t")
+                    await hanging.wait()
+                    calls.cancel_scope.cancel()
+                left.cancel()
+                await anyio.lowlevel.checkpoint()
+        assert served.asked_for("notifications/cancelled")
 
 
 async def test_fifty_connections_one_after_the_other_leave_no_descriptor() -> None:

@@ -339,10 +339,10 @@ async def test_a_gateway_told_to_stop_does_not_wait_for_agents(tmp_path: Path, t
         if transport == "http":
             async with Client(url, mode="legacy") as client:
 
-                async def was_cancelled() -> bool:
-                    return await text_of(client, "was_cancelled") == "1"
+                async def has_ended() -> bool:
+                    return await text_of(client, "ended") == "1"
 
-                await until(was_cancelled)
+                await until(has_ended)
 
 
 @pytest.mark.slow
