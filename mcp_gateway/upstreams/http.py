@@ -429,12 +429,12 @@ class Http:
 
     def _tell_cancelled(self, exchange: Exchange) -> None:
         # Modern: closing the stream was the cancellation. Legacy: a disconnect explicitly is not.
-        if exchange.dialect.era is Era.LEGACY and exchange.request.method != "initialize":
-            if not self._is_closed:
-                # Even while the connection ends: the upstream may be working for nobody.
-                scope = anyio.CancelScope(shield=True)
-                self._farewells.add(scope)
-                self.run_errand(self._post_farewell, scope, cancellation_of(exchange.id), exchange.headers)
+        is_told = exchange.dialect.era is Era.LEGACY and exchange.request.method != "initialize"
+        if is_told and not self._is_closed:
+            # Even while the connection ends: the upstream may be working for nobody.
+            scope = anyio.CancelScope(shield=True)
+            self._farewells.add(scope)
+            self.run_errand(self._post_farewell, scope, cancellation_of(exchange.id), exchange.headers)
 
     async def _post_farewell(self, scope: anyio.CancelScope, message: Json, headers: Mapping[str, str]) -> None:
         try:
