@@ -27,6 +27,8 @@ from mcp_gateway.cli import doctor
 from mcp_gateway.cli.faults import Code
 from mcp_gateway.wiring import keys_of, utc_now
 
+pytestmark = pytest.mark.slow  # every test has processes of its own
+
 
 def findings(operator: Any, code: str = "") -> list[dict[str, str]]:
     told = json.loads(operator.feed("", "doctor", "--json").stdout)

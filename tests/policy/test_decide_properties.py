@@ -6,6 +6,7 @@ import itertools
 import re
 from typing import Any
 
+import pytest
 from asking import NOON, caller, request, target
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,8 @@ from mcp_gateway.domain import Decision, Verb
 from mcp_gateway.policy.compile import Policy, compile_policy
 from mcp_gateway.policy.decide import decide
 from mcp_gateway.policy.document import from_sources
+
+pytestmark = pytest.mark.slow  # many random policies
 
 TARGETS = ["crm/get", "crm/put", "billing/get"]
 PATTERNS = ["crm/get", "crm/*", "crm/put", "billing/*", "billing/g*t", "mail/*"]

@@ -20,6 +20,8 @@ import pytest
 from fakes.gateway_process import GatewayProcess, serving
 from fakes.raw_agents import TASKS, HttpAgent, Said, StdioAgent, stdio_agent
 
+pytestmark = pytest.mark.slow  # its gateway has many parts to start
+
 SERVER = Path(__file__).parents[1] / "fakes" / "counting_stdio.py"
 MARK = b"zanzibar"
 ERAS = ["modern", "legacy"]

@@ -22,6 +22,8 @@ from fakes.gateway_process import GatewayProcess, run_command, serving, write_fi
 from fakes.raw_agents import HttpAgent, Said
 from fakes.waiting import until
 
+pytestmark = pytest.mark.slow  # its gateway has many parts to start
+
 FAKES = Path(__file__).parents[1] / "fakes"
 
 POLICY = """

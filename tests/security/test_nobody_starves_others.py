@@ -21,6 +21,8 @@ from mcp_gateway.audit.log import AuditLog
 from mcp_gateway.domain import Kind, Target
 from mcp_gateway.gateway import MAX_CALLS_PER_AGENT
 
+pytestmark = pytest.mark.slow  # its gateway has many parts to start
+
 FAKES = Path(__file__).parents[1] / "fakes"
 HEAD = "POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 

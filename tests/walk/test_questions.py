@@ -26,6 +26,8 @@ from fakes.gateway_process import GatewayProcess, run_command, serving
 from fakes.waiting import until
 from mcp_gateway.frontdoor.http_server import DRAIN_S
 
+pytestmark = pytest.mark.slow  # its gateway has many parts to start
+
 SERVER = Path(__file__).parents[1] / "fakes" / "asking_server.py"
 
 POLICY = """
