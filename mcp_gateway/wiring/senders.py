@@ -7,15 +7,18 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from mcp_gateway.config.models import Models
+from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.config.settings import Settings
 from mcp_gateway.domain import Caller, Credential, Reason, Request, Target
+from mcp_gateway.keeping import Bounds, Keeper
 from mcp_gateway.models.call import Surroundings
 from mcp_gateway.models.health import Health
 from mcp_gateway.models.sender import ModelSender
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.decide import decide
 from mcp_gateway.rest.breaker import Breaker
+from mcp_gateway.rest.caching import Clocks, RouteCache, Stored
 from mcp_gateway.upstreams.plain import PlainClient
 from mcp_gateway.upstreams.routes import Api, RouteSender
 from mcp_gateway.wiring.clock import utc_now
@@ -29,6 +32,8 @@ class Senders:
         self._credential_for = credential_for
         self._max_answer_bytes = settings.max_result_bytes
         self._apis: Mapping[str, Api] = {}
+        bounds = Bounds(settings.cache_bytes, settings.cache_bytes_per_caller)
+        self._answers = Keeper[tuple[Stored, ...]](bounds)
         self._model_calls = Surroundings(
             client=self._client,
             health=Health(),
@@ -47,14 +52,24 @@ class Senders:
         return ModelSender(models, self._model_calls, permits, random.random)
 
     def of_routes(self, servers: Sequence[ServerConfig]) -> RouteSender:
-        """For requests to the plain APIs among these servers; one that has not changed keeps its breaker."""
+        """For requests to the plain APIs among these servers; one that has not changed keeps its breaker and cache."""
         kept = {name: api for name, api in self._apis.items() if any(api.server == server for server in servers)}
+        for name, api in self._apis.items():
+            if name not in kept and api.cache is not None:
+                api.cache.close()
         self._apis = {
-            server.name: kept.get(server.name) or Api(server, server.rest, Breaker(server.rest.targets))
+            server.name: kept.get(server.name)
+            or Api(server, server.rest, Breaker(server.rest.targets), self._cache_of(server.rest))
             for server in servers
             if server.rest is not None and server.enabled
         }
         return RouteSender(self._apis, self._client, self._credential_for, self._max_answer_bytes)
+
+    def _cache_of(self, rest: RestConfig) -> RouteCache | None:
+        if rest.cache is None:
+            return None
+        bases = [base for base, _ in rest.targets]
+        return RouteCache(rest.cache, bases, self._answers, Clocks(time.time, time.monotonic))
 
     async def close(self) -> None:
         """Close every connection, those in use included."""

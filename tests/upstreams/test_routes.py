@@ -1,7 +1,7 @@
 """Requests passed to a plain API, against a real HTTP server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -46,6 +46,9 @@ class Wire:
 
     def hold_error(self, error: Exception) -> None:
         raise error
+
+    def afterwards(self, do: Callable[[], None]) -> None:
+        do()
 
 
 class Passing:
