@@ -16,7 +16,7 @@ from typing import Final
 from mcp_gateway import __version__
 from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.servers import ServerConfig
-from mcp_gateway.domain import Caller, Credential, HttpPart, Outcome, OutcomeStatus, Request, Target
+from mcp_gateway.domain import NOTHING, Caller, Credential, HttpPart, Outcome, OutcomeStatus, Request, Target
 from mcp_gateway.errors import BadRequest, Misbehaved, TimedOut, Unreachable
 from mcp_gateway.keeping import owner_of
 from mcp_gateway.rest.breaker import Breaker, retry_after_s
@@ -38,7 +38,6 @@ class Api:
     server: ServerConfig
     rest: RestConfig
     breaker: Breaker
-    cache: RouteCache | None = None
 
 
 class RouteSender:
@@ -50,8 +49,11 @@ class RouteSender:
         client: PlainClient,
         credential_for: Callable[[Caller, str], Awaitable[Credential]],
         max_answer_bytes: int,
+        caches: Mapping[str, RouteCache] = NOTHING,
     ) -> None:
+        """`caches`: by API, for those whose answers may be kept."""
         self._apis = apis
+        self._caches = caches
         self._client = client
         self._credential_for = credential_for
         self._max_answer_bytes = max_answer_bytes
@@ -64,9 +66,8 @@ class RouteSender:
         credential = await self._credential_for(caller, target.upstream)
         passage = _Passage(api, self._client, http, request, credential, self._max_answer_bytes)
         with http.relay.scope:
-            if api.cache is None:
-                return await passage.run()
-            return await passage.through(api.cache, caller)
+            cache = self._caches.get(target.upstream)
+            return await (passage.run() if cache is None else passage.through(cache, caller))
         return passage.outcome(OutcomeStatus.CANCELLED)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from mcp_gateway.config.models import Models
 from mcp_gateway.config.rest import RestConfig
@@ -18,7 +18,7 @@ from mcp_gateway.models.sender import ModelSender
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.decide import decide
 from mcp_gateway.rest.breaker import Breaker
-from mcp_gateway.rest.caching import Clocks, RouteCache, Stored
+from mcp_gateway.rest.caching import CacheRules, Clocks, RouteCache, Stored
 from mcp_gateway.upstreams.plain import PlainClient
 from mcp_gateway.upstreams.routes import Api, RouteSender
 from mcp_gateway.wiring.clock import utc_now
@@ -33,6 +33,7 @@ class Senders:
         self._max_answer_bytes = settings.max_result_bytes
         self._apis: Mapping[str, Api] = {}
         bounds = Bounds(settings.cache_bytes, settings.cache_bytes_per_caller)
+        self._caches: Mapping[str, RouteCache] = {}
         self._answers = Keeper[tuple[Stored, ...]](bounds)
         self._model_calls = Surroundings(
             client=self._client,
@@ -54,22 +55,27 @@ class Senders:
     def of_routes(self, servers: Sequence[ServerConfig]) -> RouteSender:
         """For requests to the plain APIs among these servers; one that has not changed keeps its breaker and cache."""
         kept = {name: api for name, api in self._apis.items() if any(api.server == server for server in servers)}
-        for name, api in self._apis.items():
-            if name not in kept and api.cache is not None:
-                api.cache.close()
         self._apis = {
-            server.name: kept.get(server.name)
-            or Api(server, server.rest, Breaker(server.rest.targets), self._cache_of(server.rest))
+            server.name: kept.get(server.name) or Api(server, server.rest, Breaker(server.rest.targets))
             for server in servers
             if server.rest is not None and server.enabled
         }
-        return RouteSender(self._apis, self._client, self._credential_for, self._max_answer_bytes)
+        self._caches = self._caches_of(self._apis, kept)
+        return RouteSender(self._apis, self._client, self._credential_for, self._max_answer_bytes, self._caches)
 
-    def _cache_of(self, rest: RestConfig) -> RouteCache | None:
-        if rest.cache is None:
-            return None
-        bases = [base for base, _ in rest.targets]
-        return RouteCache(rest.cache, bases, self._answers, Clocks(time.time, time.monotonic))
+    def _caches_of(self, apis: Mapping[str, Api], kept: Collection[str]) -> Mapping[str, RouteCache]:
+        """The caches of those APIs that have one. An answer of an API that has changed is nobody's any more."""
+        for name, cache in self._caches.items():
+            if name not in kept:
+                cache.close()
+        return {
+            name: self._caches[name] if name in kept else self._cache(api.rest, api.rest.cache)
+            for name, api in apis.items()
+            if api.rest.cache is not None
+        }
+
+    def _cache(self, rest: RestConfig, rules: CacheRules) -> RouteCache:
+        return RouteCache(rules, [base for base, _ in rest.targets], self._answers, Clocks(time.time, time.monotonic))
 
     async def close(self) -> None:
         """Close every connection, those in use included."""
