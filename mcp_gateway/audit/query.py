@@ -164,14 +164,15 @@ class AuditReader(AbstractContextManager["AuditReader"]):
     def usage(self, by: Sequence[str], since: datetime | None = None) -> list[Json]:
         """How many calls there were, and what they took, for each combination of `by` (keys of `USAGE_BY`).
 
-        `unpriced` are calls that took tokens whose price nobody knows: their cost is in no sum.
+        `unpriced` are calls that took tokens whose price nobody knows: their cost is in no sum. `cached` are those that
+        a cache answered.
         """
         columns = ", ".join(f'{USAGE_BY[word]} AS "{word}"' for word in by)
         where = [f"d.kind IN {kinds}" for word, kinds in _KINDS_OF.items() if word in by] or ["d.kind <> 'list'"]
         sql = f"""
             SELECT {columns}{", " if by else ""}count(*) AS calls, sum(d.decision = 'denied') AS denied,
                    sum(f.tokens_in) AS tokens_in, sum(f.tokens_out) AS tokens_out, sum(f.cost) AS cost,
-                   sum(f.tokens_in IS NOT NULL AND f.cost IS NULL) AS unpriced
+                   sum(f.tokens_in IS NOT NULL AND f.cost IS NULL) AS unpriced, {self._cached} AS cached
             FROM entries d LEFT JOIN entries f ON f.decided_seq = d.seq
             WHERE d.phase = 'decided' AND {" AND ".join(where)} AND d.at >= ?
             GROUP BY {", ".join(str(n) for n in range(1, len(by) + 1)) or "1 = 1"}
@@ -179,6 +180,13 @@ class AuditReader(AbstractContextManager["AuditReader"]):
         """  # noqa: S608 - columns of ours
         rows = self._db.query(sql, ("" if since is None else _text(since),))
         return [row for row in rows if row["calls"]]
+
+    @property
+    def _cached(self) -> str:
+        """The sum of what caches answered; a database that no gateway of this version has opened knows of none."""
+        columns = {row[1] for row in self._db.execute("PRAGMA table_info(entries)")}
+        uses = "coalesce(json_extract(f.cache, '$.use') IN ('hit', 'stale'), 0)"
+        return f"sum({uses})" if "cache" in columns else "0"
 
     def view(self, name: str, limit: int = 1000) -> list[Json]:
         """The rows of one of the database's views. Raises `LookupError` for any other name."""

@@ -79,14 +79,16 @@ def _budget_row(budget: str, subject: str, began_at: int, calls: int, tokens: in
 
 def _table(rows: list[Json], words: list[str], *, is_budgets: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    numbers = ["calls", "tokens", "USD", "under way"] if is_budgets else ["calls", "denied", "in", "out", "USD"]
+    has_cached = not is_budgets and any(row["cached"] for row in rows)
+    of_calls = ["calls", *(["cached"] if has_cached else []), "denied", "in", "out", "USD"]
+    numbers = ["calls", "tokens", "USD", "under way"] if is_budgets else of_calls
     for word in words:
         table.add_column(word, overflow="fold")
     for word in numbers:
         table.add_column(word, justify="right", no_wrap=True)
     for row in rows:
         cells = [row[word] for word in words]
-        told = _of_budget(row) if is_budgets else _of_calls(row)
+        told = _of_budget(row) if is_budgets else _of_calls(row, has_cached=has_cached)
         table.add_row(*(Text(escaped(str(cell))) for cell in (*cells, *told)))
     return table
 
@@ -95,12 +97,13 @@ def _of_budget(row: Json) -> tuple[str, ...]:
     return str(row["calls"]), str(row["tokens"]), _money(row["cost"]), str(row["under_way"] or "")
 
 
-def _of_calls(row: Json) -> tuple[str, ...]:
+def _of_calls(row: Json, *, has_cached: bool) -> tuple[str, ...]:
     cost = _money(row["cost"]) if row["cost"] is not None else ""
     if row["unpriced"]:
         cost = f"{cost} + {row['unpriced']} unpriced" if cost else f"{row['unpriced']} unpriced"
     tokens = ("", "") if row["tokens_in"] is None else (str(row["tokens_in"]), str(row["tokens_out"]))
-    return str(row["calls"]), str(row["denied"] or ""), *tokens, cost
+    cached = (str(row["cached"] or ""),) if has_cached else ()
+    return str(row["calls"]), *cached, str(row["denied"] or ""), *tokens, cost
 
 
 def _money(usd: float) -> str:

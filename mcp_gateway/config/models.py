@@ -63,6 +63,8 @@ class ProviderConfig:
     stream_usage: bool = True
     """Whether it takes `stream_options.include_usage`; some compatible servers refuse it."""
     enabled: bool = True
+    cache_s: float = 0.0
+    """Of every model it offers under its own name; see `ModelConfig`."""
     at: str = ""
 
     def __repr__(self) -> str:
@@ -88,6 +90,8 @@ class ModelConfig:
     name: str
     targets: tuple[ModelTarget, ...]
     is_weighted: bool = False
+    cache_s: float = 0.0
+    """How long an answer is given again to whoever asks the very same once more; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,7 @@ def _read_provider(name: str, table: Table, secrets: Secrets) -> ProviderConfig:
         idle_timeout_s=table.number("idle_timeout_s", DEFAULT_IDLE_TIMEOUT_S, DAY_S),
         stream_usage=table.flag("stream_usage", True),
         enabled=enabled,
+        cache_s=_cache_s(table),
         at=table.findings.lines.at(table.path),
     )
     table.finish()
@@ -213,8 +218,13 @@ def _read_alias(name: str, table: Table) -> ModelConfig:
     targets = [target for index, item in enumerate(items) if (target := _read_target(table, index, item))]
     if not targets:
         table.refuse("targets", "'targets' must be a list of PROVIDER/MODEL", 'write targets = ["openai/gpt-5-mini"]')
+    cache_s = _cache_s(table)
     table.finish()
-    return ModelConfig(name, tuple(targets), any(isinstance(item, dict) for item in items))
+    return ModelConfig(name, tuple(targets), any(isinstance(item, dict) for item in items), cache_s)
+
+
+def _cache_s(table: Table) -> float:
+    return table.number("cache_s", 0.0, DAY_S) if "cache_s" in table else 0.0
 
 
 def _read_target(table: Table, index: int, item: Any) -> ModelTarget | None:
@@ -243,7 +253,7 @@ def _offered(providers: Mapping[str, ProviderConfig], table: Table) -> dict[str,
                 fix = "name it at one of them; an alias with 'targets' can lead to both"
                 path = (*table.path, provider.name, "models")
                 table.findings.refuse(path, message, fix, ConfigCode.DUPLICATE_MODEL)
-            offered[model] = ModelConfig(model, (ModelTarget(provider.name, model),))
+            offered[model] = ModelConfig(model, (ModelTarget(provider.name, model),), cache_s=provider.cache_s)
     return offered
 
 

@@ -11,6 +11,7 @@ from mcp_gateway.domain import MODELS, Caller, Json, Kind, Outcome, Request, Tar
 from mcp_gateway.errors import BadRequest, Unreachable
 from mcp_gateway.jsonrpc import canonical
 from mcp_gateway.models.asked import Asked
+from mcp_gateway.models.caching import Prompt, Prompts, prompt_of, replay
 from mcp_gateway.models.call import Call, Surroundings
 from mcp_gateway.models.prices import cost_of
 from mcp_gateway.models.route import Way, ways
@@ -28,6 +29,10 @@ class ModelSender:
     around: Surroundings
     permits: Permits
     random: Callable[[], float]
+    prompts: Prompts | None = None
+    """Where answers are kept; None: nowhere."""
+    policy: str = ""
+    """The version of the policy."""
 
     async def send(self, caller: Caller, target: Target, request: Request) -> Outcome:
         """See `domain.Sender`. Raises `BadRequest` for a model that does not speak the wire it is asked by."""
@@ -35,21 +40,42 @@ class ModelSender:
         if http is None:
             raise BadRequest("models are asked over their own wires")
         operation = BY_PATH[http.path]
-        todo = self._ways(caller, target, request, operation)
+        permitted = self._permitted(caller, target, request, operation)
+        prompt = self._prompt(caller, request, operation, permitted)
+        kept = None if prompt is None else prompt.kept()
+        if kept is not None:
+            return await replay(http.relay, *kept)
+        recording = None
+        if prompt is not None:
+            http, recording = prompt.recording(http)
         input_tokens = request.expects.input if request.expects is not None else 0
         is_stream = request.arguments["stream"]
-        call = Call(self.around, operation, http, todo, is_stream=is_stream, input_tokens=input_tokens)
+        call = Call(
+            self.around, operation, http, self._awake(permitted), is_stream=is_stream, input_tokens=input_tokens
+        )
         with http.relay.scope:
-            return await call.run()
+            outcome = await call.run()
+            if prompt is not None and recording is not None and call.is_whole:
+                prompt.keep(recording, outcome)
+            return outcome
         return call.cut_off()
 
-    def _ways(self, caller: Caller, target: Target, request: Request, operation: Operation) -> list[Way]:
+    def _prompt(self, caller: Caller, request: Request, operation: Operation, ways: list[Way]) -> Prompt | None:
+        model = self.models.offered.get(request.name)
+        if self.prompts is None or model is None or not model.cache_s:
+            return None
+        return prompt_of(self.prompts, caller, request, operation, ways, model.cache_s, self.policy)
+
+    def _permitted(self, caller: Caller, target: Target, request: Request, operation: Operation) -> list[Way]:
         found = ways(self.models, target.name, operation, self.random)
         if not found:
             raise BadRequest(f"the model {target.name!r} cannot be asked by this path")
         permitted = [way for way in found if self.permits(caller, request, model_target(way.target.model))]
         if not permitted:
             raise BadRequest(f"the model {target.name!r} cannot be asked at the moment")
+        return permitted
+
+    def _awake(self, permitted: list[Way]) -> list[Way]:
         awake, wait_s = self.around.health.worth_trying([way.target for way in permitted], self.around.now_s())
         if not awake:
             name = permitted[0].target.provider

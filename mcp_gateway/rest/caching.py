@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
+from mcp_gateway.cache import Cache, Owner
 from mcp_gateway.domain import Cached, CacheUse
-from mcp_gateway.keeping import Keeper, Owner
 from mcp_gateway.rest import freshness
 from mcp_gateway.rest.freshness import Headers, directives, seconds_in
 from mcp_gateway.rest.matching import RoutePattern
@@ -108,20 +108,20 @@ class RouteCache:
     """What is kept of one API under one configuration."""
 
     def __init__(
-        self, rules: CacheRules, bases: Sequence[str], keeper: Keeper[tuple[Stored, ...]], clocks: Clocks
+        self, rules: CacheRules, bases: Sequence[str], entries: Cache[tuple[Stored, ...]], clocks: Clocks
     ) -> None:
-        """`bases`: where the API is; `keeper` is shared with other APIs."""
+        """`bases`: where the API is; `entries` is shared with other APIs."""
         self.rules = rules
         self.clocks = clocks
         self._bases = [urlsplit(base) for base in bases]
-        self._keeper = keeper
+        self._entries = entries
         self._visits: set[Visit] = set()
         self._is_over = False
 
     @property
     def largest(self) -> int:
         """The most bytes that are kept of one answer."""
-        return self._keeper.bounds.largest
+        return self._entries.bounds.largest
 
     def visit(self, asked: Asked) -> Visit:
         """Begin with one request; `Visit.leave` ends it."""
@@ -139,21 +139,21 @@ class RouteCache:
 
     def found(self, asked: Asked) -> tuple[Stored | None, bool]:
         """What is kept for such a request, and whether anything is under its URL."""
-        variants = self._keeper.get(asked.owner, self._key(asked.path)) or ()
+        variants = self._entries.get(asked.owner, self._key(asked.path)) or ()
         return next((each for each in variants if _is_selected(each, asked)), None), bool(variants)
 
     def keep(self, asked: Asked, stored: Stored) -> None:
         """Keep it for who asked, in place of what was there for such a request."""
         if self._is_over:
             return
-        variants = self._keeper.get(asked.owner, self._key(asked.path)) or ()
+        variants = self._entries.get(asked.owner, self._key(asked.path)) or ()
         kept = (stored, *(each for each in variants if not _is_selected(each, asked)))[:MAX_VARIANTS]
         size = sum(len(each.body) + _length_of(each.shown) + _length_of(each.said) for each in kept)
-        self._keeper.put(asked.owner, self._key(asked.path), kept, size, (id(self), _place(asked.path)))
+        self._entries.put(asked.owner, self._key(asked.path), kept, size, (id(self), _place(asked.path)))
 
     def drop(self, asked: Asked) -> None:
         """Keep nothing of this URL for who asked."""
-        self._keeper.drop(asked.owner, self._key(asked.path))
+        self._entries.drop(asked.owner, self._key(asked.path))
 
     def changed(self, path: str, headers: Headers) -> None:
         """Something was done to what is there (RFC 9111 section 4.4): forget it for everybody, with whatever query.
@@ -161,14 +161,14 @@ class RouteCache:
         What is just being read may be from before, and is not kept either.
         """
         for place in {_place(path), *self._named_in(headers)}:
-            self._keeper.forget((id(self), place))
+            self._entries.forget((id(self), place))
             for visit in self._visits:
                 visit.is_outdated = visit.is_outdated or _place(visit.asked.path) == place
 
     def close(self) -> None:
         """The API is another one now, or gone: keep nothing more of it."""
         self._is_over = True
-        self._keeper.forget_all(lambda about: isinstance(about, tuple) and about[0] == id(self))
+        self._entries.forget_all(lambda about: isinstance(about, tuple) and about[0] == id(self))
 
     def _key(self, path: str) -> tuple[int, str]:
         return (id(self), path)

@@ -14,11 +14,11 @@ from time import perf_counter, time
 from typing import Final
 
 from mcp_gateway import __version__
+from mcp_gateway.cache import owner_of
 from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.domain import NOTHING, Caller, Credential, HttpPart, Outcome, OutcomeStatus, Request, Target
 from mcp_gateway.errors import BadRequest, Misbehaved, TimedOut, Unreachable
-from mcp_gateway.keeping import owner_of
 from mcp_gateway.rest.breaker import Breaker, retry_after_s
 from mcp_gateway.rest.caching import Asked, Ready, RouteCache, Visit
 from mcp_gateway.rest.headers import PASSED_BACK, PASSED_ON, passing

@@ -6,12 +6,13 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
+from mcp_gateway.cache import Bounds, Cache
 from mcp_gateway.config.models import Models
 from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.config.settings import Settings
 from mcp_gateway.domain import Caller, Credential, Reason, Request, Target
-from mcp_gateway.keeping import Bounds, Keeper
+from mcp_gateway.models.caching import Prompts
 from mcp_gateway.models.call import Surroundings
 from mcp_gateway.models.health import Health
 from mcp_gateway.models.sender import ModelSender
@@ -34,7 +35,8 @@ class Senders:
         self._apis: Mapping[str, Api] = {}
         bounds = Bounds(settings.cache_bytes, settings.cache_bytes_per_caller)
         self._caches: Mapping[str, RouteCache] = {}
-        self._answers = Keeper[tuple[Stored, ...]](bounds)
+        self._prompts = Prompts(Cache(bounds), time.monotonic)
+        self._answers = Cache[tuple[Stored, ...]](bounds)
         self._model_calls = Surroundings(
             client=self._client,
             health=Health(),
@@ -50,7 +52,7 @@ class Senders:
             reason = decide(policy, caller, request, target, utc_now()).reason
             return reason not in (Reason.DENY, Reason.DENY_UNEVALUABLE)
 
-        return ModelSender(models, self._model_calls, permits, random.random)
+        return ModelSender(models, self._model_calls, permits, random.random, self._prompts, policy.version)
 
     def of_routes(self, servers: Sequence[ServerConfig]) -> RouteSender:
         """For requests to the plain APIs among these servers; one that has not changed keeps its breaker and cache."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from mcp_gateway.cache import Bounds, Cache, Owner
 from mcp_gateway.domain import CacheUse
-from mcp_gateway.keeping import Bounds, Keeper, Owner
 from mcp_gateway.rest.caching import MAX_VARIANTS, Asked, CacheRules, Clocks, Ready, RouteCache, Stored, Visit
 from mcp_gateway.rest.matching import read_pattern
 
@@ -32,16 +32,16 @@ class Api:
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-class Cache:
+class Trial:
     """A cache with clocks of its own, used as the sender of requests uses it."""
 
     def __init__(self, stale_s: float = 0.0, routes: str = "GET /v1/**", bounds: Bounds = BOUNDS) -> None:
         self.now_s = 1_000_000.0
         self.api = Api()
-        self.keeper = Keeper[tuple[Stored, ...]](bounds)
+        self.entries = Cache[tuple[Stored, ...]](bounds)
         clocks = Clocks(lambda: self.now_s, lambda: self.now_s)
         rules = CacheRules((read_pattern(routes),), stale_s)
-        self.cache = RouteCache(rules, ["http://orders.internal/api"], self.keeper, clocks)
+        self.cache = RouteCache(rules, ["http://orders.internal/api"], self.entries, clocks)
         self.count = 0
 
     def visit(self, path: str = "/v1/a", method: str = "GET", owner: Owner = ALICE, **said: Any) -> Visit:
@@ -80,7 +80,7 @@ def status_of(answer: Ready) -> str:
 
 
 def test_a_fresh_answer_is_given_again_and_says_how_old_it_is() -> None:
-    cache = Cache()
+    cache = Trial()
     first = cache.ask()
     assert status_of(first) == "mcp-gateway; fwd=uri-miss; stored"
     cache.now_s += 15
@@ -93,7 +93,7 @@ def test_a_fresh_answer_is_given_again_and_says_how_old_it_is() -> None:
 
 
 def test_nobody_gets_what_is_somebody_elses() -> None:
-    cache = Cache()
+    cache = Trial()
     cache.ask()
     cache.ask(owner=BOB)
     assert len(cache.api.seen) == 2
@@ -101,14 +101,14 @@ def test_nobody_gets_what_is_somebody_elses() -> None:
 
 @pytest.mark.parametrize("path", ["/v1/a?b=1", "/v1/a?", "/v1/b"])
 def test_another_address_is_another_answer(path: str) -> None:
-    cache = Cache()
+    cache = Trial()
     cache.ask()
     cache.ask(path)
     assert len(cache.api.seen) == 2
 
 
 def test_only_routes_that_are_named_are_cached() -> None:
-    cache = Cache(routes="GET /v1/public/**")
+    cache = Trial(routes="GET /v1/public/**")
     for _ in range(2):
         assert "cache-status" not in cache.ask("/v1/a").headers
         cache.ask("/v1/public/a")
@@ -117,7 +117,7 @@ def test_only_routes_that_are_named_are_cached() -> None:
 
 @pytest.mark.parametrize("said", [{"range": "bytes=0-1"}, {"if_match": '"1"'}, {"if_range": '"1"'}, {"body": True}])
 def test_requests_that_are_not_for_caches_pass_by(said: dict[str, Any]) -> None:
-    cache = Cache()
+    cache = Trial()
     cache.ask()
     for _ in range(2):
         assert "cache-status" not in cache.ask(**said).headers
@@ -126,7 +126,7 @@ def test_requests_that_are_not_for_caches_pass_by(said: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("wish", ["no-cache", "no-store", "max-age=5", "min-fresh=55", "max-age=0"])
 def test_an_agent_can_ask_for_a_newer_one(wish: str) -> None:
-    cache = Cache()
+    cache = Trial()
     cache.ask()
     cache.now_s += 10
     assert status_of(cache.ask(cache_control=wish)).startswith("mcp-gateway; fwd=request")
@@ -134,9 +134,9 @@ def test_an_agent_can_ask_for_a_newer_one(wish: str) -> None:
 
 
 def test_an_agent_can_ask_for_nothing_to_be_kept_or_asked() -> None:
-    cache = Cache()
+    cache = Trial()
     cache.ask(cache_control="no-store")
-    assert len(cache.keeper) == 0
+    assert len(cache.entries) == 0
     assert cache.ask(cache_control="only-if-cached").status == 504
     assert len(cache.api.seen) == 1
     cache.ask()
@@ -145,7 +145,7 @@ def test_an_agent_can_ask_for_nothing_to_be_kept_or_asked() -> None:
 
 
 def test_pragma_counts_where_there_is_nothing_newer() -> None:
-    cache = Cache()
+    cache = Trial()
     cache.ask()
     cache.ask(pragma="no-cache")
     assert len(cache.api.seen) == 2
@@ -158,31 +158,31 @@ def test_pragma_counts_where_there_is_nothing_newer() -> None:
     [{"cache-control": "no-store"}, {"cache-control": "private"}, {"cache-control": MINUTE, "set-cookie": "a=b"}],
 )
 def test_what_the_api_forbids_is_not_kept(headers: dict[str, str]) -> None:
-    cache = Cache()
+    cache = Trial()
     cache.api.headers = headers
     for _ in range(2):
         assert "stored" not in status_of(cache.ask())
-    assert (len(cache.api.seen), len(cache.keeper)) == (2, 0)
+    assert (len(cache.api.seen), len(cache.entries)) == (2, 0)
 
 
 def test_what_was_got_with_a_secret_is_kept_only_if_the_api_says_that_it_may() -> None:
-    cache = Cache()
+    cache = Trial()
     cache.api.headers = {"cache-control": "max-age=60"}
     cache.ask(secret=True)
-    assert len(cache.keeper) == 0
+    assert len(cache.entries) == 0
     cache.ask()
-    assert len(cache.keeper) == 1
+    assert len(cache.entries) == 1
 
 
 def test_an_answer_of_unknown_length_is_not_kept() -> None:
-    visit = Cache().visit()
+    visit = Trial().visit()
     visit.answered(200, {"cache-control": MINUTE}, {})
     visit.piece(b"half of")
     assert visit.to_keep() is None
 
 
 def test_an_answer_that_is_too_large_is_not_kept_and_takes_no_room() -> None:
-    cache = Cache(bounds=Bounds(max_bytes_each=1000))
+    cache = Trial(bounds=Bounds(max_bytes_each=1000))
     cache.api.body = b"x" * 1001
     visit = cache.visit()
     cache.answer(visit, keep=lambda do: pytest.fail("kept"))
@@ -190,7 +190,7 @@ def test_an_answer_that_is_too_large_is_not_kept_and_takes_no_room() -> None:
 
 
 def test_answers_that_depend_on_headers_are_told_apart() -> None:
-    cache = Cache()
+    cache = Trial()
     cache.api.headers = {"cache-control": MINUTE, "vary": "Accept-Language"}
     cache.ask(accept_language="de")
     cache.api.body = b"two"
@@ -202,16 +202,16 @@ def test_answers_that_depend_on_headers_are_told_apart() -> None:
 
 
 def test_variants_are_bounded() -> None:
-    cache = Cache()
+    cache = Trial()
     cache.api.headers = {"cache-control": MINUTE, "vary": "x"}
     for number in range(MAX_VARIANTS + 3):
         cache.ask(x=str(number))
-    (kept,) = (cache.keeper.get(ALICE, (id(cache.cache), "/v1/a")) or (),)
+    (kept,) = (cache.entries.get(ALICE, (id(cache.cache), "/v1/a")) or (),)
     assert len(kept) == MAX_VARIANTS
 
 
 def test_an_old_answer_is_asked_about_and_given_again_if_it_still_holds() -> None:
-    cache = Cache()
+    cache = Trial()
     cache.api.says(b"one", cache_control=MINUTE, etag='"1"', x_old="1")
     cache.ask()
     cache.now_s += 61
@@ -228,7 +228,7 @@ def test_an_old_answer_is_asked_about_and_given_again_if_it_still_holds() -> Non
 
 
 def test_an_answer_that_must_be_asked_about_is_asked_about_every_time() -> None:
-    cache = Cache()
+    cache = Trial()
     cache.api.says(b"one", cache_control="no-cache", etag='"1"')
     cache.ask()
     cache.api.says(status=304)
@@ -238,27 +238,27 @@ def test_an_answer_that_must_be_asked_about_is_asked_about_every_time() -> None:
 
 
 def test_a_304_that_forbids_keeping_ends_the_keeping() -> None:
-    cache = Cache()
+    cache = Trial()
     cache.api.says(b"one", cache_control="no-cache", etag='"1"')
     cache.ask()
     cache.api.says(status=304, cache_control="no-store")
     assert cache.ask().body == b"one"
-    assert len(cache.keeper) == 0
+    assert len(cache.entries) == 0
 
 
 def test_a_304_about_something_else_is_refused() -> None:
-    cache = Cache()
+    cache = Trial()
     cache.api.says(b"one", cache_control="no-cache", etag='"1"')
     cache.ask()
     cache.api.says(status=304, etag='"2"')
     with pytest.raises(ValueError, match="304"):
         cache.ask()
-    assert len(cache.keeper) == 0
+    assert len(cache.entries) == 0
 
 
 @pytest.mark.parametrize("headers", [{"cache_control": "no-store"}, {"cache_control": MINUTE}])
 def test_a_new_answer_takes_the_place_of_an_old_one_or_ends_it(headers: dict[str, str]) -> None:
-    cache = Cache(stale_s=3600)
+    cache = Trial(stale_s=3600)
     cache.api.says(b"one", cache_control=MINUTE, etag='"1"')
     cache.ask()
     cache.now_s += 61
@@ -269,7 +269,7 @@ def test_a_new_answer_takes_the_place_of_an_old_one_or_ends_it(headers: dict[str
 
 
 def test_an_agent_that_has_it_gets_304_from_the_cache() -> None:
-    cache = Cache()
+    cache = Trial()
     cache.api.says(b"one", cache_control=MINUTE, etag='"1"')
     cache.ask()
     known = cache.ask(if_none_match='"1"')
@@ -279,17 +279,17 @@ def test_an_agent_that_has_it_gets_304_from_the_cache() -> None:
 
 
 def test_an_agents_own_condition_passes_where_nothing_is_kept() -> None:
-    cache = Cache()
+    cache = Trial()
     cache.api.says(status=304, etag='"1"')
     assert cache.ask(if_none_match='"1"').status == 304
     assert cache.api.seen[0]["if-none-match"] == '"1"'
-    assert len(cache.keeper) == 0
+    assert len(cache.entries) == 0
 
 
 def test_head_is_answered_from_what_get_left_and_leaves_nothing() -> None:
-    cache = Cache()
+    cache = Trial()
     cache.ask(method="HEAD")
-    assert len(cache.keeper) == 0
+    assert len(cache.entries) == 0
     cache.ask()
     answer = cache.ask(method="HEAD")
     assert (answer.status, answer.body, answer.headers["age"]) == (200, b"", "0")
@@ -298,19 +298,19 @@ def test_head_is_answered_from_what_get_left_and_leaves_nothing() -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 def test_changing_something_makes_everybody_ask_again(method: str) -> None:
-    cache = Cache()
+    cache = Trial()
     for owner in (ALICE, BOB):
         cache.ask(owner=owner)
         cache.ask("/v1/a?b=1", owner=owner)
         cache.ask("/v1/b", owner=owner)
     cache.ask(method=method, owner=BOB)
-    assert len(cache.keeper) == 2
+    assert len(cache.entries) == 2
     assert {status_of(cache.ask(path)) for path in ("/v1/a", "/v1/a?b=1")} == {"mcp-gateway; fwd=uri-miss; stored"}
     assert "hit" in status_of(cache.ask("/v1/b"))
 
 
 def test_what_a_change_names_as_changed_is_asked_for_again() -> None:
-    cache = Cache()
+    cache = Trial()
     for path in ("/v1/orders/7", "/v1/orders/8", "/v1/orders/9"):
         cache.ask(path)
     cache.api.says(status=201, location="/api/v1/orders/7", content_location="http://orders.internal/api/v1/orders/8")
@@ -323,42 +323,42 @@ def test_what_a_change_names_as_changed_is_asked_for_again() -> None:
 
 @pytest.mark.parametrize("status", [400, 404, 500])
 def test_a_change_that_was_refused_changes_nothing(status: int) -> None:
-    cache = Cache()
+    cache = Trial()
     cache.ask()
     cache.api.status = status
     cache.ask(method="POST")
-    assert len(cache.keeper) == 1
+    assert len(cache.entries) == 1
 
 
 def test_a_change_that_nobody_knows_the_end_of_counts_as_one() -> None:
-    cache = Cache()
+    cache = Trial()
     cache.ask()
     visit = cache.visit(method="POST")
     visit.unknown()
     visit.leave()
-    assert len(cache.keeper) == 0
+    assert len(cache.entries) == 0
 
 
 def test_what_was_being_read_while_it_changed_is_not_kept() -> None:
-    cache = Cache()
+    cache = Trial()
     visit = cache.visit()
     assert visit.at_once() is None
     cache.ask(method="PUT")
     cache.answer(visit)
     visit.leave()
-    assert len(cache.keeper) == 0
+    assert len(cache.entries) == 0
 
 
 def test_what_guards_or_the_audit_do_not_let_go_is_not_kept() -> None:
-    cache = Cache()
+    cache = Trial()
     cache.answer(cache.visit(), keep=lambda do: None)
-    assert len(cache.keeper) == 0
+    assert len(cache.entries) == 0
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, None])
 def test_an_old_answer_stands_in_for_a_failure_only_where_the_operator_says_so(status: int | None) -> None:
     for stale_s, stands_in in ((0.0, False), (300.0, True)):
-        cache = Cache(stale_s=stale_s)
+        cache = Trial(stale_s=stale_s)
         cache.ask()
         cache.now_s += 100
         cache.api.status = status or 200
@@ -385,7 +385,7 @@ def test_an_old_answer_stands_in_for_a_failure_only_where_the_operator_says_so(s
     ],
 )
 def test_how_long_an_old_answer_may_stand_in(cache_control: str, after_s: int, stands_in: bool) -> None:
-    cache = Cache(stale_s=300)
+    cache = Trial(stale_s=300)
     cache.api.headers = {"cache-control": cache_control}
     cache.ask()
     cache.now_s += after_s
@@ -395,11 +395,11 @@ def test_how_long_an_old_answer_may_stand_in(cache_control: str, after_s: int, s
 
 
 def test_an_api_that_has_become_another_one_takes_its_answers_along() -> None:
-    cache = Cache()
-    other = RouteCache(cache.cache.rules, [], cache.keeper, cache.cache.clocks)
+    cache = Trial()
+    other = RouteCache(cache.cache.rules, [], cache.entries, cache.cache.clocks)
     cache.ask()
     late = cache.visit()
     other.keep(late.asked, Stored(200, {}, {}, b"", {}, 0, 0, 60, "r"))
     cache.cache.close()
     cache.answer(late)
-    assert len(cache.keeper) == 1
+    assert len(cache.entries) == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from fakes.library_api import LibraryApi
 from fakes.model_gateway import ModelGateway, model_gateway
@@ -122,6 +123,7 @@ async def test_guards_look_at_every_hit_and_keep_out_of_the_cache_what_they_bloc
         assert "uri-miss" in (await books.ask("/v1/b")).headers["cache-status"]
 
 
+@pytest.mark.slow
 async def test_a_budget_counts_hits(tmp_path: Path) -> None:
     budget = '[budgets.one]\nper = "1d"\ncalls = 2\ntargets = ["route:books/**"]\n'
     async with library(tmp_path, policy=POLICY + budget) as books:
@@ -148,6 +150,7 @@ async def test_an_answer_that_must_be_asked_about_costs_no_body(tmp_path: Path) 
         assert [use and use["use"] for use in books.uses()] == [None, "revalidated", "revalidated"]
 
 
+@pytest.mark.slow
 async def test_an_old_answer_stands_in_for_an_api_that_fails_or_is_gone(tmp_path: Path) -> None:
     async with library(tmp_path, KEYS + "cache_stale_s = 60\n") as books:
         books.api.more["age"] = "60"
@@ -160,6 +163,7 @@ async def test_an_old_answer_stands_in_for_an_api_that_fails_or_is_gone(tmp_path
         assert [use and use["use"] for use in books.uses()] == [None, "stale", None]
 
 
+@pytest.mark.slow
 async def test_a_route_that_has_changed_has_an_empty_cache_and_one_that_has_not_keeps_it(tmp_path: Path) -> None:
     async with library(tmp_path) as books:
         file = tmp_path / "servers.toml"
@@ -174,12 +178,14 @@ async def test_a_route_that_has_changed_has_an_empty_cache_and_one_that_has_not_
         assert len(books.api.asked) == 2
 
 
+@pytest.mark.slow
 async def test_many_at_once_get_one_answer_each(tmp_path: Path) -> None:
     async with library(tmp_path) as books:
         answers = await asyncio.gather(*(books.ask(f"/v1/{number % 5}") for number in range(50)))
         assert all(answer.json()["path"] == f"/v1/{number % 5}" for number, answer in enumerate(answers))
 
 
+@pytest.mark.slow
 async def test_without_a_word_in_the_configuration_nothing_is_kept(tmp_path: Path) -> None:
     async with library(tmp_path, keys="") as books:
         for _ in range(2):
@@ -187,6 +193,7 @@ async def test_without_a_word_in_the_configuration_nothing_is_kept(tmp_path: Pat
         assert len(books.api.asked) == 2
 
 
+@pytest.mark.slow
 async def test_credentials_decide_whether_an_answer_may_be_kept(tmp_path: Path) -> None:
     async with library(tmp_path, KEYS + 'headers = { X-Api-Key = "canary" }\n') as books:
         books.api.cache_control = "max-age=60"

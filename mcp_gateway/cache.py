@@ -57,7 +57,7 @@ class _Item(Generic[Kept]):
     about: Hashable
 
 
-class Keeper(Generic[Kept]):
+class Cache(Generic[Kept]):
     """What is kept, by whose it is and what it answers."""
 
     def __init__(self, bounds: Bounds | None = None) -> None:
