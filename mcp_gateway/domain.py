@@ -560,7 +560,8 @@ class CacheUse(StrEnum):
     HIT = "hit"  # it came from the cache, and nobody was asked
     REVALIDATED = "revalidated"  # the API said that what the cache had still holds
     STALE = "stale"  # it came from the cache although too old: the API failed
-    WOULD_HIT = "would_hit"  # a cache in shadow would have answered; it did not
+    WOULD_HIT = "would_hit"  # a cache in shadow would have answered; the provider did
+    WOULD_MISS = "would_miss"  # a cache in shadow has looked, and would have left it to the provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -569,7 +570,7 @@ class Cached:
 
     use: CacheUse
     source: str
-    """The request whose answer it is."""
+    """The request whose answer it is, or would be; of a cache in shadow that missed, the nearest, if there is one."""
     age_s: int
     similarity: float | None = None
     """Of the two prompts, where they need not be the same."""

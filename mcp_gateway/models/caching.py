@@ -71,14 +71,17 @@ class Prompt:
     op: Op
     owner: Owner
     key: bytes
+    circumstances: str
+    """A digest of everything that decides about an answer but the body."""
     request_id: str
     ttl_s: float
+    """How long an answer is given again; 0: it is not kept."""
     wishes: Mapping[str, str]
     """The agent's `Cache-Control`."""
 
     def kept(self) -> tuple[KeptAnswer, Cached] | None:
         """The answer to the very same, if there is one that is young enough."""
-        found = None if self.wishes.keys() & {"no-cache", "no-store"} else self._found()
+        found = None if not self.ttl_s or self.wishes.keys() & {"no-cache", "no-store"} else self._found()
         if found is None:
             return None
         age_s = int(self.prompts.now_s() - found.kept_at_s)
@@ -86,18 +89,13 @@ class Prompt:
 
     def recording(self, http: HttpPart) -> tuple[HttpPart, Recording]:
         """The call with a way back that remembers what takes it."""
-        recording = Recording(http.relay, self.prompts.answers.bounds.largest)
+        recording = Recording(http.relay, self.prompts.answers.bounds.largest, tells=bool(self.ttl_s))
         return replace(http, relay=recording), recording
 
     def keep(self, recording: Recording, outcome: Outcome) -> None:
         """Keep a whole answer, once guards have let it pass and the audit has it."""
-        answer = recording.answer
-        if (
-            answer is None
-            or not _is_complete(self.op, *answer)
-            or outcome.status is not OutcomeStatus.OK
-            or "no-store" in self.wishes
-        ):
+        answer = recording.answer if self.ttl_s and outcome.status is OutcomeStatus.OK else None
+        if answer is None or not _is_complete(self.op, *answer) or "no-store" in self.wishes:
             return
         target = str((outcome.result or {}).get("answered_by", ""))
         kept = KeptAnswer(*answer, kept_at_s=self.prompts.now_s(), source=self.request_id, target=target)
@@ -117,9 +115,11 @@ class Prompt:
 class Recording:
     """A `Relay` that passes everything on and remembers it, up to a bound."""
 
-    def __init__(self, relay: Relay, max_bytes: int) -> None:
+    def __init__(self, relay: Relay, max_bytes: int, *, tells: bool = True) -> None:
+        """`tells`: whether the agent is told that nothing was kept for it."""
         self.scope: CancelScope = relay.scope
         self._relay = relay
+        self._more = {HEADER: "miss"} if tells else {}
         self._room = max_bytes
         self._status = 0
         self._media_type = ""
@@ -136,7 +136,7 @@ class Recording:
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
         self._status, self._media_type = status, headers.get("content-type", "")
-        await self._relay.begin(status, {**headers, HEADER: "miss"})
+        await self._relay.begin(status, {**headers, **self._more})
 
     async def write(self, piece: bytes) -> None:
         self._remember(self._written, piece)
@@ -170,16 +170,17 @@ def prompt_of(
     parts = {
         "path": http.path,
         "name": request.name,
-        "body": hashlib.sha256(http.body).hexdigest(),
         "headers": {name: http.headers[name] for name in _OF_THE_ANSWER if name in http.headers},
         "ways": [[str(way.target), way.provider.wire, way.provider.url] for way in ways],
         "of": of,
     }
+    circumstances = hashlib.sha256(canonical(parts)).hexdigest()
     return Prompt(
         prompts,
         operation.op,
         owner_of(caller),
-        hashlib.sha256(canonical(parts)).digest(),
+        hashlib.sha256(circumstances.encode() + http.body).digest(),
+        circumstances,
         request.request_id,
         ttl_s,
         directives(http.headers.get("cache-control", "")),

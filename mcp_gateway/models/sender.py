@@ -11,10 +11,11 @@ from mcp_gateway.domain import MODELS, Caller, Json, Kind, Outcome, Request, Tar
 from mcp_gateway.errors import BadRequest, Unreachable
 from mcp_gateway.jsonrpc import canonical
 from mcp_gateway.models.asked import Asked
-from mcp_gateway.models.caching import Prompt, Prompts, prompt_of, replay
+from mcp_gateway.models.caching import Prompt, Prompts, Recording, prompt_of, replay
 from mcp_gateway.models.call import Call, Surroundings
 from mcp_gateway.models.prices import cost_of
 from mcp_gateway.models.route import Way, ways
+from mcp_gateway.models.shadow import Shadow
 from mcp_gateway.models.wires import BY_PATH, Operation
 
 Permits = Callable[[Caller, Request, Target], bool]
@@ -33,6 +34,8 @@ class ModelSender:
     """Where answers are kept; None: nowhere."""
     policy: str = ""
     """The version of the policy."""
+    shadow: Shadow | None = None
+    """What looks at answers that need not have been asked for; None: nothing."""
 
     async def send(self, caller: Caller, target: Target, request: Request) -> Outcome:
         """See `domain.Sender`. Raises `BadRequest` for a model that does not speak the wire it is asked by."""
@@ -53,16 +56,27 @@ class ModelSender:
         call = Call(
             self.around, operation, http, self._awake(permitted), is_stream=is_stream, input_tokens=input_tokens
         )
+        outcome = None
         with http.relay.scope:
             outcome = await call.run()
-            if prompt is not None and recording is not None and call.is_whole:
-                prompt.keep(recording, outcome)
+        if outcome is None:
+            return call.cut_off()
+        if prompt is None or recording is None or not call.is_whole:
             return outcome
-        return call.cut_off()
+        prompt.keep(recording, outcome)
+        return await self._compared(prompt, recording, request, outcome)
+
+    async def _compared(self, prompt: Prompt, recording: Recording, request: Request, outcome: Outcome) -> Outcome:
+        """With what a cache in shadow would have made of it."""
+        model, http = self.models.offered.get(request.name), request.http
+        if self.shadow is None or model is None or model.semantic is None or http is None:
+            return outcome
+        cached = await self.shadow.looked(model.semantic, prompt, http.json, recording)
+        return outcome if cached is None else replace(outcome, cached=cached)
 
     def _prompt(self, caller: Caller, request: Request, operation: Operation, ways: list[Way]) -> Prompt | None:
         model = self.models.offered.get(request.name)
-        if self.prompts is None or model is None or not model.cache_s:
+        if self.prompts is None or model is None or not (model.cache_s or model.semantic):
             return None
         return prompt_of(self.prompts, caller, request, operation, ways, model.cache_s, self.policy)
 

@@ -6,16 +6,20 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
+from mcp_gateway.audit.redact import RULES
 from mcp_gateway.cache import Bounds, Cache
 from mcp_gateway.config.models import Models
 from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.config.settings import Settings
 from mcp_gateway.domain import Caller, Credential, Reason, Request, Target
+from mcp_gateway.guards.detect import KnownSecrets
+from mcp_gateway.guards.personal import PersonalData
 from mcp_gateway.models.caching import Prompts
 from mcp_gateway.models.call import Surroundings
 from mcp_gateway.models.health import Health
 from mcp_gateway.models.sender import ModelSender
+from mcp_gateway.models.shadow import Shadow
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.decide import decide
 from mcp_gateway.rest.breaker import Breaker
@@ -36,6 +40,8 @@ class Senders:
         bounds = Bounds(settings.cache_bytes, settings.cache_bytes_per_caller)
         self._caches: Mapping[str, RouteCache] = {}
         self._prompts = Prompts(Cache(bounds), time.monotonic)
+        private = (KnownSecrets(RULES), PersonalData())
+        self._shadow = Shadow(Cache(bounds), time.monotonic, lambda text: any(each.scan(text) for each in private))
         self._answers = Cache[tuple[Stored, ...]](bounds)
         self._model_calls = Surroundings(
             client=self._client,
@@ -52,7 +58,9 @@ class Senders:
             reason = decide(policy, caller, request, target, utc_now()).reason
             return reason not in (Reason.DENY, Reason.DENY_UNEVALUABLE)
 
-        return ModelSender(models, self._model_calls, permits, random.random, self._prompts, policy.version)
+        return ModelSender(
+            models, self._model_calls, permits, random.random, self._prompts, policy.version, self._shadow
+        )
 
     def of_routes(self, servers: Sequence[ServerConfig]) -> RouteSender:
         """For requests to the plain APIs among these servers; one that has not changed keeps its breaker and cache."""
