@@ -137,14 +137,18 @@ class Cache(Generic[Kept]):
             del self._subjects[item.about]
 
 
-def owner_of(caller: Caller, credential: Mapping[str, str] | None = None) -> Owner:
-    """The principal an answer is kept for; with the credential it was got with, only as long as that one is sent.
+def owner_of(caller: Caller) -> Owner:
+    """The principal an answer is kept for."""
+    return (caller.agent, caller.person or "", caller.task or "", caller.started_id, caller.credential_id)
 
-    What was got with one credential is not for whoever has another, were it the same person with a narrower token.
+
+def digest_of(credential: Mapping[str, str]) -> str:
+    """What tells one credential from another, and nothing of it; empty where there is none.
+
+    What was got with one is not for whoever sends another, were it the same person with a narrower token.
     """
-    who = (caller.agent, caller.person or "", caller.task or "", caller.started_id, caller.credential_id)
     if not credential:
-        return who
-    sent = "\n".join(f"{name.lower()}:{credential[name]}" for name in sorted(credential))
+        return ""
+    sent = "\n".join(f"{name.lower()}:{value}" for name, value in sorted(credential.items()))
     # Keyed, so that nothing in memory can be held against guessed secrets.
-    return (*who, hashlib.blake2b(sent.encode("utf-8", "replace"), key=_digest_key, digest_size=16).hexdigest())
+    return hashlib.blake2b(sent.encode("utf-8", "replace"), key=_digest_key, digest_size=16).hexdigest()

@@ -173,7 +173,7 @@ def _read_provider(name: str, table: Table, secrets: Secrets) -> ProviderConfig:
         idle_timeout_s=table.number("idle_timeout_s", DEFAULT_IDLE_TIMEOUT_S, DAY_S),
         stream_usage=table.flag("stream_usage", True),
         enabled=enabled,
-        cache_s=table.count("cache_s", 0, 0, DAY_S),
+        cache_s=table.count("cache_s", 0, 0, int(DAY_S)),
         semantic=_semantic(table),
         at=table.findings.lines.at(table.path),
     )
@@ -237,7 +237,7 @@ def _read_alias(name: str, table: Table) -> ModelConfig:
     targets = [target for index, item in enumerate(items) if (target := _read_target(table, index, item))]
     if not targets:
         table.refuse("targets", "'targets' must be a list of PROVIDER/MODEL", 'write targets = ["openai/gpt-5-mini"]')
-    cache_s, semantic = table.count("cache_s", 0, 0, DAY_S), _semantic(table)
+    cache_s, semantic = table.count("cache_s", 0, 0, int(DAY_S)), _semantic(table)
     table.finish()
     return ModelConfig(name, tuple(targets), any(isinstance(item, dict) for item in items), cache_s, semantic)
 

@@ -106,7 +106,7 @@ def _cache(table: Table) -> CacheRules | None:
     routes = _patterns(table, "cache")
     if any(route.methods - set(CACHED) for route in routes):
         table.refuse("cache", "only answers to GET and HEAD can be kept", 'write cache = ["GET /v1/orders/*"]')
-    stale_s = table.count("cache_stale_s", 0, 0, DAY_S)
+    stale_s = table.count("cache_stale_s", 0, 0, int(DAY_S))
     return CacheRules(tuple(routes), stale_s) if routes else None
 
 

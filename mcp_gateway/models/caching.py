@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 from anyio import CancelScope
 
-from mcp_gateway.cache import Cache, Owner, owner_of
+from mcp_gateway.cache import Cache, Owner, digest_of, owner_of
 from mcp_gateway.domain import Cached, CacheUse, Caller, HttpPart, Json, Outcome, OutcomeStatus, Relay, Request, Usage
 from mcp_gateway.jsonrpc import canonical
 from mcp_gateway.models.framing import event_name
@@ -171,7 +171,9 @@ def prompt_of(
         "path": http.path,
         "name": request.name,
         "headers": {name: http.headers[name] for name in _OF_THE_ANSWER if name in http.headers},
-        "ways": [[str(way.target), way.provider.wire, way.provider.url] for way in ways],
+        "ways": [
+            [str(way.target), way.provider.wire, way.provider.url, digest_of(way.provider.headers)] for way in ways
+        ],
         "of": of,
     }
     circumstances = hashlib.sha256(canonical(parts)).hexdigest()

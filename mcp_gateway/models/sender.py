@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mcp_gateway.config.models import Models
-from mcp_gateway.domain import MODELS, Caller, Json, Kind, Outcome, Request, Target, Usage
+from mcp_gateway.domain import MODELS, Caller, Json, Kind, Outcome, OutcomeStatus, Request, Target, Usage
 from mcp_gateway.errors import BadRequest, Unreachable
 from mcp_gateway.jsonrpc import canonical
 from mcp_gateway.models.asked import Asked
@@ -47,7 +47,9 @@ class ModelSender:
         prompt = self._prompt(caller, request, operation, permitted)
         kept = None if prompt is None else prompt.kept()
         if kept is not None:
-            return await replay(http.relay, *kept)
+            with http.relay.scope:
+                return await replay(http.relay, *kept)
+            return Outcome(OutcomeStatus.CANCELLED, cached=kept[1])
         recording = None
         if prompt is not None:
             http, recording = prompt.recording(http)

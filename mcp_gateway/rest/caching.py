@@ -81,7 +81,8 @@ class Asked:
     sent: Headers
     """What the API gets of them, without the credential."""
     has_body: bool
-    is_credentialed: bool
+    credential: str
+    """A digest of the credential that goes with it; empty: there is none."""
     request_id: str
 
 
@@ -139,21 +140,21 @@ class RouteCache:
 
     def found(self, asked: Asked) -> tuple[Stored | None, bool]:
         """What is kept for such a request, and whether anything is under its URL."""
-        variants = self._entries.get(asked.owner, self._key(asked.path)) or ()
+        variants = self._entries.get(asked.owner, self._key(asked)) or ()
         return next((each for each in variants if _is_selected(each, asked)), None), bool(variants)
 
     def keep(self, asked: Asked, stored: Stored) -> None:
         """Keep it for who asked, in place of what was there for such a request."""
         if self._is_over:
             return
-        variants = self._entries.get(asked.owner, self._key(asked.path)) or ()
+        variants = self._entries.get(asked.owner, self._key(asked)) or ()
         kept = (stored, *(each for each in variants if not _is_selected(each, asked)))[:MAX_VARIANTS]
         size = sum(len(each.body) + _length_of(each.shown) + _length_of(each.said) for each in kept)
-        self._entries.put(asked.owner, self._key(asked.path), kept, size, (id(self), _place(asked.path)))
+        self._entries.put(asked.owner, self._key(asked), kept, size, (id(self), _place(asked.path)))
 
     def drop(self, asked: Asked) -> None:
         """Keep nothing of this URL for who asked."""
-        self._entries.drop(asked.owner, self._key(asked.path))
+        self._entries.drop(asked.owner, self._key(asked))
 
     def changed(self, path: str, headers: Headers) -> None:
         """Something was done to what is there (RFC 9111 section 4.4): forget it for everybody, with whatever query.
@@ -170,8 +171,8 @@ class RouteCache:
         self._is_over = True
         self._entries.forget_all(lambda about: isinstance(about, tuple) and about[0] == id(self))
 
-    def _key(self, path: str) -> tuple[int, str]:
-        return (id(self), path)
+    def _key(self, asked: Asked) -> tuple[int, str, str]:
+        return (id(self), asked.path, asked.credential)
 
     def _named_in(self, headers: Headers) -> list[str]:
         """What else of this API an answer says it is about."""
@@ -329,7 +330,7 @@ class Visit:
         shown["cache-status"] = f"{_NAME}; {how}"
 
     def _may_keep(self, status: int, said: Headers) -> bool:
-        may = freshness.may_be_stored(status, said, is_credentialed=self.asked.is_credentialed)
+        may = freshness.may_be_stored(status, said, is_credentialed=bool(self.asked.credential))
         return may and "no-store" not in self._wishes
 
     def _timed(self, stored: Stored) -> Stored:

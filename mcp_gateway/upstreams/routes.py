@@ -14,7 +14,7 @@ from time import perf_counter, time
 from typing import Final
 
 from mcp_gateway import __version__
-from mcp_gateway.cache import owner_of
+from mcp_gateway.cache import digest_of, owner_of
 from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.domain import NOTHING, Caller, Credential, HttpPart, Outcome, OutcomeStatus, Request, Target
@@ -165,13 +165,13 @@ class _Passage:
         credential, http = self._credential.headers, self._http
         secret = {name.lower() for name in credential}
         return Asked(
-            owner=owner_of(caller, credential),
+            owner=owner_of(caller),
             method=self._method,
             path=http.path,
             said=http.headers,
             sent={name: value for name, value in self._headers().items() if name not in secret},
             has_body=bool(http.body),
-            is_credentialed=bool(credential),
+            credential=digest_of(credential),
             request_id=self._request_id,
         )
 

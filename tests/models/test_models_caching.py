@@ -65,7 +65,9 @@ async def test_everything_that_decides_about_an_answer_is_in_its_key() -> None:
     await trial.keep(trial.prompt())
     assert trial.is_known(trial.prompt())
     elsewhere = replace(OPENAI, provider=replace(OPENAI.provider, url="https://other.example/v1"))
+    account = replace(OPENAI, provider=replace(OPENAI.provider, headers={"x-account": "another"}))
     others = [
+        trial.prompt(ways=[account]),
         trial.prompt({**HELLO, "temperature": 0}),
         trial.prompt(of="p2"),
         trial.prompt(ways=[elsewhere]),

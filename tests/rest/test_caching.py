@@ -46,7 +46,7 @@ class Trial:
 
     def visit(self, path: str = "/v1/a", method: str = "GET", owner: Owner = ALICE, **said: Any) -> Visit:
         self.count += 1
-        body, secret = said.pop("body", False), said.pop("secret", False)
+        body, secret = said.pop("body", False), said.pop("secret", "")
         headers = {name.replace("_", "-"): value for name, value in said.items()}
         sent = {"accept-encoding": "identity", **headers}
         asked = Asked(owner, method, path, headers, sent, body, secret, f"r{self.count}")
@@ -168,10 +168,19 @@ def test_what_the_api_forbids_is_not_kept(headers: dict[str, str]) -> None:
 def test_what_was_got_with_a_secret_is_kept_only_if_the_api_says_that_it_may() -> None:
     cache = Trial()
     cache.api.headers = {"cache-control": "max-age=60"}
-    cache.ask(secret=True)
+    cache.ask(secret="digest")
     assert len(cache.entries) == 0
     cache.ask()
     assert len(cache.entries) == 1
+
+
+def test_what_was_got_with_one_secret_is_not_for_another() -> None:
+    cache = Trial()
+    for secret in ("one", "two", "", "one"):
+        cache.ask(secret=secret)
+    assert len(cache.api.seen) == 3
+    cache.ask(method="PUT", secret="two")
+    assert len(cache.entries) == 0
 
 
 def test_an_answer_of_unknown_length_is_not_kept() -> None:
@@ -206,7 +215,7 @@ def test_variants_are_bounded() -> None:
     cache.api.headers = {"cache-control": MINUTE, "vary": "x"}
     for number in range(MAX_VARIANTS + 3):
         cache.ask(x=str(number))
-    (kept,) = (cache.entries.get(ALICE, (id(cache.cache), "/v1/a")) or (),)
+    (kept,) = (cache.entries.get(ALICE, (id(cache.cache), "/v1/a", "")) or (),)
     assert len(kept) == MAX_VARIANTS
 
 
