@@ -166,10 +166,16 @@ class RouteCache:
             for visit in self._visits:
                 visit.is_outdated = visit.is_outdated or _place(visit.asked.path) == place
 
+    def empty(self) -> None:
+        """Something was done to the API, and nobody can tell what to: forget everything, for everybody."""
+        self._entries.forget_all(lambda about: isinstance(about, tuple) and about[0] == id(self))
+        for visit in self._visits:
+            visit.is_outdated = True
+
     def close(self) -> None:
         """The API is another one now, or gone: keep nothing more of it."""
         self._is_over = True
-        self._entries.forget_all(lambda about: isinstance(about, tuple) and about[0] == id(self))
+        self.empty()
 
     def _key(self, asked: Asked) -> tuple[int, str, str]:
         return (id(self), asked.path, asked.credential)

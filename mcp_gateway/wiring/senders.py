@@ -73,6 +73,11 @@ class Senders:
         self._caches = self._caches_of(self._apis, kept)
         return RouteSender(self._apis, self._client, self._credential_for, self._max_answer_bytes, self._caches)
 
+    def note_written(self, api: str) -> None:
+        """A tool may have changed something there."""
+        if api in self._caches:
+            self._caches[api].empty()
+
     def _caches_of(self, apis: Mapping[str, Api], kept: Collection[str]) -> Mapping[str, RouteCache]:
         """The caches of those APIs that have one. An answer of an API that has changed is nobody's any more."""
         for name, cache in self._caches.items():

@@ -9,6 +9,7 @@ import pytest
 from mcp_gateway.cache import Bounds, Cache, Owner
 from mcp_gateway.domain import CacheUse
 from mcp_gateway.rest.caching import MAX_VARIANTS, Asked, CacheRules, Clocks, Ready, RouteCache, Stored, Visit
+from mcp_gateway.rest.freshness import moment_in
 from mcp_gateway.rest.matching import read_pattern
 
 MINUTE = "public, max-age=60"
@@ -246,6 +247,17 @@ def test_an_answer_that_must_be_asked_about_is_asked_about_every_time() -> None:
     assert len(cache.api.seen) == 3
 
 
+def test_a_304_that_does_not_say_when_it_was_made_is_as_young_as_it_came() -> None:
+    cache = Trial()
+    cache.now_s = moment_in("Fri, 20 Nov 2026 12:00:00 GMT") or 0.0
+    cache.api.says(b"one", cache_control=MINUTE, etag='"1"', date="Fri, 20 Nov 2026 12:00:00 GMT", age="1")
+    cache.ask()
+    cache.now_s += 3600
+    cache.api.says(status=304)
+    cache.ask()
+    assert status_of(cache.ask()) == "mcp-gateway; hit; ttl=60"
+
+
 def test_a_304_that_forbids_keeping_ends_the_keeping() -> None:
     cache = Trial()
     cache.api.says(b"one", cache_control="no-cache", etag='"1"')
@@ -356,6 +368,20 @@ def test_what_was_being_read_while_it_changed_is_not_kept() -> None:
     cache.answer(visit)
     visit.leave()
     assert len(cache.entries) == 0
+
+
+def test_a_change_of_nobody_knows_what_empties_the_cache_of_its_api_and_no_other() -> None:
+    cache = Trial()
+    other = RouteCache(cache.cache.rules, [], cache.entries, cache.cache.clocks)
+    visit = cache.visit("/v1/b")
+    other.keep(visit.asked, Stored(200, {}, {}, b"", {}, 0, 0, 60, "r"))
+    cache.ask()
+    cache.cache.empty()
+    cache.answer(visit)
+    visit.leave()
+    assert len(cache.entries) == 1
+    assert "hit" not in status_of(cache.ask())
+    assert "hit" in status_of(cache.ask())
 
 
 def test_what_guards_or_the_audit_do_not_let_go_is_not_kept() -> None:

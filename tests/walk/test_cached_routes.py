@@ -14,6 +14,8 @@ import pytest
 from fakes.library_api import LibraryApi
 from fakes.model_gateway import ModelGateway, model_gateway
 from fakes.served import serving
+from mcp_gateway.domain import Caller, Kind, OutcomeStatus, Request, Verb
+from mcp_gateway.upstreams.connection import SILENT
 
 POLICY = """
 [agents.alice]
@@ -136,6 +138,19 @@ async def test_what_is_changed_through_the_gateway_is_asked_for_again_by_everybo
         await books.ask(agent="bob")
         await books.ask(task="write", method="PUT")
         assert (await books.ask(agent="bob")).json()["edition"] == 1
+
+
+async def test_what_a_tool_changes_is_asked_for_again_too(tmp_path: Path) -> None:
+    tool = '[servers.books.tool.renew]\nmethod = "PUT"\npath = "/v1/{id}"\narguments = { id = { type = "string" } }\n'
+    policy = POLICY.replace("[tasks.write.routes]", '[tasks.write]\nallow = ["books/renew"]\n[tasks.write.routes]')
+    async with library(tmp_path, policy=policy, more=tool) as books:
+        await books.gateway.parts.settled(5)
+        await books.ask()
+        params = {"name": "books__renew", "arguments": {"id": "a"}}
+        call = Request("q", Verb.CALL, "tools/call", Kind.TOOL, "books__renew", params)
+        outcome = await books.gateway.parts.gateway.ask(Caller("alice", "write"), call, SILENT)
+        assert outcome.status is OutcomeStatus.OK
+        assert (await books.ask()).json()["edition"] == 1
 
 
 async def test_an_answer_that_must_be_asked_about_costs_no_body(tmp_path: Path) -> None:
