@@ -171,9 +171,8 @@ def prompt_of(
         "path": http.path,
         "name": request.name,
         "headers": {name: http.headers[name] for name in _OF_THE_ANSWER if name in http.headers},
-        "ways": [
-            [str(way.target), way.provider.wire, way.provider.url, digest_of(way.provider.headers)] for way in ways
-        ],
+        # In one order: with weights it is drawn anew for each call.
+        "ways": sorted([str(way.target), way.provider.url, digest_of(way.provider.headers)] for way in ways),
         "of": of,
     }
     circumstances = hashlib.sha256(canonical(parts)).hexdigest()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mcp_gateway.config.models import Models
-from mcp_gateway.domain import MODELS, Caller, Json, Kind, Outcome, OutcomeStatus, Request, Target, Usage
+from mcp_gateway.domain import MODELS, Caller, HttpPart, Json, Kind, Outcome, OutcomeStatus, Request, Target, Usage
 from mcp_gateway.errors import BadRequest, Unreachable
 from mcp_gateway.jsonrpc import canonical
 from mcp_gateway.models.asked import Asked
@@ -50,23 +50,26 @@ class ModelSender:
             with http.relay.scope:
                 return await replay(http.relay, *kept)
             return Outcome(OutcomeStatus.CANCELLED, cached=kept[1])
-        recording = None
-        if prompt is not None:
-            http, recording = prompt.recording(http)
-        input_tokens = request.expects.input if request.expects is not None else 0
-        is_stream = request.arguments["stream"]
-        call = Call(
-            self.around, operation, http, self._awake(permitted), is_stream=is_stream, input_tokens=input_tokens
-        )
-        outcome = None
-        with http.relay.scope:
-            outcome = await call.run()
-        if outcome is None:
-            return call.cut_off()
-        if prompt is None or recording is None or not call.is_whole:
+        if prompt is None:
+            return (await self._called(request, http, operation, permitted))[0]
+        http, recording = prompt.recording(http)
+        outcome, is_whole = await self._called(request, http, operation, permitted)
+        if not is_whole:
             return outcome
         prompt.keep(recording, outcome)
         return await self._compared(prompt, recording, request, outcome)
+
+    async def _called(
+        self, request: Request, http: HttpPart, operation: Operation, permitted: list[Way]
+    ) -> tuple[Outcome, bool]:
+        """What a provider's answer was, and whether it came to its own end."""
+        input_tokens = request.expects.input if request.expects is not None else 0
+        is_stream = request.arguments["stream"]
+        awake = self._awake(permitted)
+        call = Call(self.around, operation, http, awake, is_stream=is_stream, input_tokens=input_tokens)
+        with http.relay.scope:
+            return await call.run(), call.is_whole
+        return call.cut_off(), False
 
     async def _compared(self, prompt: Prompt, recording: Recording, request: Request, outcome: Outcome) -> Outcome:
         """With what a cache in shadow would have made of it."""

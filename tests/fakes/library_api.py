@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
+import anyio
 from starlette.types import Receive, Scope, Send
 
 
@@ -20,6 +21,8 @@ class LibraryApi:
     editions: Counter[str] = field(default_factory=Counter)
     note: str = ""
     """Stands in every answer."""
+    is_silent: bool = False
+    """Changes are made and never answered."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -29,6 +32,8 @@ class LibraryApi:
         self.asked.append((method, path, known))
         if method not in ("GET", "HEAD"):
             self.editions[path] += 1
+            if self.is_silent:
+                await anyio.sleep_forever()
         tag = f'"{self.editions[path]}"'
         status = self.status or (304 if known == tag else 200)
         said = {"content-type": "application/json", "cache-control": self.cache_control, "etag": tag, **self.more}

@@ -79,6 +79,9 @@ async def test_everything_that_decides_about_an_answer_is_in_its_key() -> None:
         trial.prompt(HELLO, "/v1/embeddings"),
     ]
     assert not any(map(trial.is_known, others))
+    two = [OPENAI, replace(OPENAI, target=ModelTarget("openai", "gpt-6"))]
+    await trial.keep(trial.prompt(ways=two))
+    assert trial.is_known(trial.prompt(ways=two[::-1])), "weights draw another order each time"
     assert trial.is_known(trial.prompt(headers={"traceparent": "00-1", "x-stainless-retry-count": "1"}))
 
 

@@ -189,6 +189,7 @@ async def test_a_route_that_has_changed_has_an_empty_cache_and_one_that_has_not_
         assert len(books.api.asked) == 1
         file.write_text(file.read_text().replace(KEYS, KEYS + "timeout_s = 7\n"))
         await books.gateway.parts.reload_config()
+        assert len(books.gateway.parts.senders._answers) == 0
         await books.ask()
         assert len(books.api.asked) == 2
 
