@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from mcp_gateway.cache import Cache, Owner
 from mcp_gateway.domain import Cached, CacheUse
@@ -116,7 +117,8 @@ class RouteCache:
         self.clocks = clocks
         self._bases = [urlsplit(base) for base in bases]
         self._entries = entries
-        self._visits: set[Visit] = set()
+        # Weak: an answer may still be waiting for the audit when its request is over, and may never go out at all.
+        self._visits: WeakSet[Visit] = WeakSet()
         self._is_over = False
 
     @property
@@ -125,14 +127,10 @@ class RouteCache:
         return self._entries.bounds.largest
 
     def visit(self, asked: Asked) -> Visit:
-        """Begin with one request; `Visit.leave` ends it."""
+        """Begin with one request. It is told what changes for as long as anybody holds it."""
         visit = Visit(self, asked)
         self._visits.add(visit)
         return visit
-
-    def left(self, visit: Visit) -> None:
-        """A visit is over."""
-        self._visits.discard(visit)
 
     def covers(self, method: str, path: str) -> bool:
         """Whether answers to this may be kept, and be given again."""
@@ -276,12 +274,8 @@ class Visit:
         stored = replace(stored, body=b"".join(self._pieces) or stored.body)
         return lambda: self._keep(stored)
 
-    def leave(self) -> None:
-        """It is over. One that was to change something and was not answered may have changed it."""
-        self._cache.left(self)
-
     def unknown(self) -> None:
-        """Nobody knows what became of the request."""
+        """Nobody knows what became of the request: one that was to change something may have changed it."""
         if self.asked.method not in SAFE:
             self._cache.changed(self.asked.path, {})
 

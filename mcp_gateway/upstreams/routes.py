@@ -113,7 +113,6 @@ class _Passage:
         finally:
             if not self._status:
                 visit.unknown()
-            visit.leave()
 
     async def run(self) -> Outcome:
         """Relay the answer of the first address that gives one.
