@@ -6,7 +6,7 @@ dicts (`Json`), so that fields nobody knows yet survive the trip; nobody may edi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -243,6 +243,10 @@ class Relay(Protocol):
 
     def hold_error(self, error: Exception) -> None:
         """The end of a body that breaks off: what went wrong, in the words of the agent's wire."""
+        ...
+
+    def afterwards(self, do: Callable[[], None]) -> None:
+        """Do this once the whole answer may go out: guards have let it pass, and the audit has it. Else never."""
         ...
 
 
@@ -550,6 +554,30 @@ class RpcError:
     data: Any = None
 
 
+class CacheUse(StrEnum):
+    """What a cache had to do with an answer; `use` in the audit's `cache` column."""
+
+    HIT = "hit"  # it came from the cache, and nobody was asked
+    REVALIDATED = "revalidated"  # the API said that what the cache had still holds
+    STALE = "stale"  # it came from the cache although too old: the API failed
+    WOULD_HIT = "would_hit"  # a cache in shadow would have answered; the provider did
+    WOULD_MISS = "would_miss"  # a cache in shadow has looked, and would have left it to the provider
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """What a cache had to do with an answer."""
+
+    use: CacheUse
+    source: str
+    """The request whose answer it is, or would be; of a cache in shadow that missed, the nearest, if there is one."""
+    age_s: int
+    similarity: float | None = None
+    """Of the two prompts, where they need not be the same."""
+    agreement: float | None = None
+    """Of a cache in shadow: how alike the answer it would have given and the real one are, from 0 to 1."""
+
+
 @made_per_call(frozen=True, slots=True)
 class Outcome:
     """What came back: a result, or a JSON-RPC error; never both."""
@@ -564,6 +592,8 @@ class Outcome:
     """What a model call took; of one that failed or was hung up on, too."""
     findings: tuple[Finding, ...] = ()
     """What the policy's guards found in the call."""
+    cached: Cached | None = None
+    """None: no cache had anything to do with it."""
 
 
 @dataclass(frozen=True, slots=True)

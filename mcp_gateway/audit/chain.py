@@ -65,6 +65,7 @@ COLUMNS: Final = (
     "shadow",
     "shadow_at",
     "findings",
+    "cache",
     "prev_hash",
     "hash",
 )

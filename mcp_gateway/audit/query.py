@@ -42,6 +42,9 @@ USAGE_BY: Final[Mapping[str, str]] = {
 _KINDS_OF: Final = {"model": "('model', 'sample')", "tool": "('call')", "route": "('route')"}
 """Those that only some kinds of calls have."""
 
+AGREES: Final = 0.9
+"""Below this agreement of the two answers a cache in shadow would have been wrong."""
+
 _PAST: Final = """
     SELECT seq, at, kind, agent, task, person, coalesce(identity_strength, ''), upstream, coalesce(name, ''),
            target_hash, decision, reason, args, args_sha256, redactions, started
@@ -164,14 +167,15 @@ class AuditReader(AbstractContextManager["AuditReader"]):
     def usage(self, by: Sequence[str], since: datetime | None = None) -> list[Json]:
         """How many calls there were, and what they took, for each combination of `by` (keys of `USAGE_BY`).
 
-        `unpriced` are calls that took tokens whose price nobody knows: their cost is in no sum.
+        `unpriced` are calls that took tokens whose price nobody knows: their cost is in no sum. `cached` are those that
+        a cache answered.
         """
         columns = ", ".join(f'{USAGE_BY[word]} AS "{word}"' for word in by)
         where = [f"d.kind IN {kinds}" for word, kinds in _KINDS_OF.items() if word in by] or ["d.kind <> 'list'"]
         sql = f"""
             SELECT {columns}{", " if by else ""}count(*) AS calls, sum(d.decision = 'denied') AS denied,
                    sum(f.tokens_in) AS tokens_in, sum(f.tokens_out) AS tokens_out, sum(f.cost) AS cost,
-                   sum(f.tokens_in IS NOT NULL AND f.cost IS NULL) AS unpriced
+                   sum(f.tokens_in IS NOT NULL AND f.cost IS NULL) AS unpriced, {self._cached} AS cached
             FROM entries d LEFT JOIN entries f ON f.decided_seq = d.seq
             WHERE d.phase = 'decided' AND {" AND ".join(where)} AND d.at >= ?
             GROUP BY {", ".join(str(n) for n in range(1, len(by) + 1)) or "1 = 1"}
@@ -179,6 +183,38 @@ class AuditReader(AbstractContextManager["AuditReader"]):
         """  # noqa: S608 - columns of ours
         rows = self._db.query(sql, ("" if since is None else _text(since),))
         return [row for row in rows if row["calls"]]
+
+    def cache_report(self, since: datetime | None = None) -> list[Json]:
+        """What caches did and would have done, by target: `looked` are calls that one in shadow compared.
+
+        Of those, `would_hit` would have been answered without asking, and `wrong` of them with something else than what
+        came back (`AGREES`).
+        """
+        if "cache" not in self._columns:
+            return []
+        sql = """
+            SELECT d.kind || ' ' || coalesce(d.upstream || '/', '') || d.name AS target, count(*) AS calls,
+                   sum(use = 'hit') AS hit, sum(use = 'revalidated') AS revalidated, sum(use = 'stale') AS stale,
+                   sum(use IN ('would_hit', 'would_miss')) AS looked, sum(use = 'would_hit') AS would_hit,
+                   sum(use = 'would_hit' AND agreement < ?) AS wrong
+            FROM (SELECT decided_seq, json_extract(cache, '$.use') AS use,
+                         coalesce(json_extract(cache, '$.agreement'), 0) AS agreement
+                  FROM entries WHERE phase = 'finished') f JOIN entries d ON d.seq = f.decided_seq
+            WHERE d.at >= ? AND d.kind IN ('model', 'sample', 'route') AND d.decision = 'allowed'
+            GROUP BY 1 HAVING count(use) > 0 ORDER BY calls DESC, 1
+        """
+        return list(self._db.query(sql, (AGREES, "" if since is None else _text(since))))
+
+    @property
+    def _columns(self) -> set[str]:
+        """Those of `entries`: a database that no gateway of this version has opened lacks the latest."""
+        return {row[1] for row in self._db.execute("PRAGMA table_info(entries)")}
+
+    @property
+    def _cached(self) -> str:
+        """The sum of what caches answered."""
+        uses = "coalesce(json_extract(f.cache, '$.use') IN ('hit', 'stale'), 0)"
+        return f"sum({uses})" if "cache" in self._columns else "0"
 
     def view(self, name: str, limit: int = 1000) -> list[Json]:
         """The rows of one of the database's views. Raises `LookupError` for any other name."""

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from mcp_gateway.audit.chain import Row
 from mcp_gateway.audit.redact import may_hold_secret, redacted, redacted_text
 from mcp_gateway.domain import (
+    Cached,
     Caller,
     Decision,
     Effect,
@@ -236,6 +237,8 @@ def finished_row(entry: Entry, outcome: Outcome, gateway_ms: float, at: float, c
             row["cost"] = _finite(outcome.usage.cost)
     if outcome.findings:
         row["findings"] = canonical([_finding(finding) for finding in outcome.findings]).decode()
+    if outcome.cached is not None:
+        row["cache"] = canonical(_cached(outcome.cached)).decode()
     if outcome.error is not None:
         row["error"] = _clean(f"{outcome.error.code}: {outcome.error.message}", ERROR_LENGTH)
     if outcome.result is not None:
@@ -243,6 +246,12 @@ def finished_row(entry: Entry, outcome: Outcome, gateway_ms: float, at: float, c
         row["result_sha256"], row["result_bytes"] = stored.sha256, stored.size
         _put_content(row, "result_preview", stored)
     return row
+
+
+def _cached(cached: Cached) -> Json:
+    shown: Json = {"use": cached.use.value, "source": cached.source, "age_s": cached.age_s}
+    likeness = {"similarity": cached.similarity, "agreement": cached.agreement}
+    return {**shown, **{name: round(value, 4) for name, value in likeness.items() if value is not None}}
 
 
 def _finding(finding: Finding) -> Json:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -20,6 +21,10 @@ from mcp_gateway.config.table import ConfigCode, Findings, Table
 from mcp_gateway.domain import NOTHING
 
 Wire = Literal["openai", "anthropic"]
+
+EMBEDDERS: Final = "mcp_gateway.embedders"
+"""The entry point group of packages that turn texts into vectors."""
+LEAST_LIKENESS: Final = 0.97
 
 DEFAULT_TIMEOUT_S: Final = 600.0
 """What the official SDKs wait."""
@@ -63,6 +68,9 @@ class ProviderConfig:
     stream_usage: bool = True
     """Whether it takes `stream_options.include_usage`; some compatible servers refuse it."""
     enabled: bool = True
+    cache_s: float = 0.0
+    """Of every model it offers under its own name; see `ModelConfig`."""
+    semantic: SemanticConfig | None = None
     at: str = ""
 
     def __repr__(self) -> str:
@@ -82,12 +90,26 @@ class ModelTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class SemanticConfig:
+    """A cache in shadow of questions that mean the same: it answers nothing, and tells what it would have."""
+
+    embedder: str
+    """The name of an entry point in `EMBEDDERS`."""
+    threshold: float = LEAST_LIKENESS
+    """How alike two questions have to be, from 0 to 1."""
+    keep_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """One name that agents can ask for."""
 
     name: str
     targets: tuple[ModelTarget, ...]
     is_weighted: bool = False
+    cache_s: float = 0.0
+    """How long an answer is given again to whoever asks the very same once more; 0: never."""
+    semantic: SemanticConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +173,8 @@ def _read_provider(name: str, table: Table, secrets: Secrets) -> ProviderConfig:
         idle_timeout_s=table.number("idle_timeout_s", DEFAULT_IDLE_TIMEOUT_S, DAY_S),
         stream_usage=table.flag("stream_usage", True),
         enabled=enabled,
+        cache_s=table.count("cache_s", 0, 0, int(DAY_S)),
+        semantic=_semantic(table),
         at=table.findings.lines.at(table.path),
     )
     table.finish()
@@ -213,8 +237,27 @@ def _read_alias(name: str, table: Table) -> ModelConfig:
     targets = [target for index, item in enumerate(items) if (target := _read_target(table, index, item))]
     if not targets:
         table.refuse("targets", "'targets' must be a list of PROVIDER/MODEL", 'write targets = ["openai/gpt-5-mini"]')
+    cache_s, semantic = table.count("cache_s", 0, 0, int(DAY_S)), _semantic(table)
     table.finish()
-    return ModelConfig(name, tuple(targets), any(isinstance(item, dict) for item in items))
+    return ModelConfig(name, tuple(targets), any(isinstance(item, dict) for item in items), cache_s, semantic)
+
+
+def _semantic(table: Table) -> SemanticConfig | None:
+    """`semantic_shadow = { embedder = "NAME" }`. Which ones there are is known without loading any."""
+    written = table.table("semantic_shadow")
+    if written is None:
+        return None
+    embedder = written.text("embedder") or ""
+    threshold = written.number("threshold", LEAST_LIKENESS, 1.0)
+    keep_s = written.number("keep_s", 3600.0, DAY_S)
+    written.finish()
+    known = sorted(entry.name for entry in entry_points(group=EMBEDDERS))
+    if embedder not in known:
+        fix = f"there are: {', '.join(known)}" if known else "install a package that brings one along"
+        _refuse(written, f"there is no embedder {embedder!r}", fix)
+    if threshold < LEAST_LIKENESS:
+        written.refuse("threshold", "'threshold' is too low to mean the same", f"at least {LEAST_LIKENESS}")
+    return SemanticConfig(embedder, threshold, keep_s)
 
 
 def _read_target(table: Table, index: int, item: Any) -> ModelTarget | None:
@@ -243,7 +286,9 @@ def _offered(providers: Mapping[str, ProviderConfig], table: Table) -> dict[str,
                 fix = "name it at one of them; an alias with 'targets' can lead to both"
                 path = (*table.path, provider.name, "models")
                 table.findings.refuse(path, message, fix, ConfigCode.DUPLICATE_MODEL)
-            offered[model] = ModelConfig(model, (ModelTarget(provider.name, model),))
+            offered[model] = ModelConfig(
+                model, (ModelTarget(provider.name, model),), cache_s=provider.cache_s, semantic=provider.semantic
+            )
     return offered
 
 

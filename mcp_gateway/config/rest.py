@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mcp_gateway.config.secrets import Secrets
+from mcp_gateway.config.settings import DAY_S
 from mcp_gateway.config.table import ConfigCode, Table
+from mcp_gateway.rest.caching import CACHED, CacheRules
 from mcp_gateway.rest.headers import NEVER
 from mcp_gateway.rest.matching import METHODS, Method, RoutePattern, read_pattern
 from mcp_gateway.rest.operations import BODY, JSON_TYPE, Operation, Parameter
@@ -46,6 +48,8 @@ class RestConfig:
     return_headers: tuple[str, ...] = ()
     retries: int = 1
     """How often a request that may be repeated is sent again when its connection fails."""
+    cache: CacheRules | None = None
+    """Which answers are kept for who asked; None: none."""
     secrets: frozenset[str] = field(default_factory=frozenset, repr=False)
 
     def admits(self, method: str, path: str) -> bool:
@@ -63,6 +67,7 @@ def read_rest(table: Table, secrets: Secrets, url: str) -> RestConfig:
         send_headers=_header_names(table, "send_headers"),
         return_headers=_header_names(table, "return_headers"),
         retries=table.count("retries", 1, 0, 5) if "retries" in table else 1,
+        cache=_cache(table),
     )
 
 
@@ -85,14 +90,28 @@ def _targets(table: Table, secrets: Secrets, url: str) -> tuple[tuple[str, float
     return tuple(found[:MAX_TARGETS])
 
 
-def _include(table: Table) -> tuple[RoutePattern, ...]:
+def _patterns(table: Table, key: str) -> list[RoutePattern]:
     patterns = []
-    for index, text in enumerate(table.texts("include")):
+    for index, text in enumerate(table.texts(key)):
         try:
             patterns.append(read_pattern(text))
         except ValueError as e:
             fix = "write a method and a path, such as 'GET /v1/orders/*'"
-            table.findings.refuse((*table.path, "include", index), str(e), fix, ConfigCode.BAD_VALUE)
+            table.findings.refuse((*table.path, key, index), str(e), fix, ConfigCode.BAD_VALUE)
+    return patterns
+
+
+def _cache(table: Table) -> CacheRules | None:
+    """`cache` and `cache_stale_s`."""
+    routes = _patterns(table, "cache")
+    if any(route.methods - set(CACHED) for route in routes):
+        table.refuse("cache", "only answers to GET and HEAD can be kept", 'write cache = ["GET /v1/orders/*"]')
+    stale_s = table.count("cache_stale_s", 0, 0, int(DAY_S))
+    return CacheRules(tuple(routes), stale_s) if routes else None
+
+
+def _include(table: Table) -> tuple[RoutePattern, ...]:
+    patterns = _patterns(table, "include")
     if not patterns and "include" not in table:
         fix = 'write include = ["GET /v1/orders/*"]; include = ["* **"] is everything'
         table.findings.warn(table.path, "nothing is included: agents will see nothing", fix, ConfigCode.NO_SERVERS)

@@ -76,6 +76,9 @@ class Settings:
     """Where operators' programs start tasks and answer approvals over HTTP. None: nowhere."""
     admin_key: str | None = field(default=None, repr=False)
     """What they prove themselves with; there if `admin` is."""
+    cache_bytes: int = 64 * MIB
+    """How much of answers is kept at most: of plain APIs, and of models as much again."""
+    cache_bytes_per_caller: int = 8 * MIB
     search_above: int = 0
     """Agents whose list would hold more tools than this get three tools to find them with; 0: never."""
 
@@ -138,6 +141,10 @@ def read_settings(table: Table, secrets: Secrets, listen: tuple[str, int] | None
         max_body_bytes=table.count("max_body_bytes", defaults.max_body_bytes, 1024, 1024 * MIB),
         max_header_bytes=table.count("max_header_bytes", defaults.max_header_bytes, 4096, MIB),
         max_result_bytes=table.count("max_result_bytes", defaults.max_result_bytes, 1024, 1024 * MIB),
+        cache_bytes=table.count("cache_bytes", defaults.cache_bytes, 0, 16 * 1024 * MIB),
+        cache_bytes_per_caller=table.count(
+            "cache_bytes_per_caller", defaults.cache_bytes_per_caller, 0, 16 * 1024 * MIB
+        ),
         search_above=table.count("search_above", defaults.search_above, 0, 1_000_000),
         call_timeout_s=table.number("call_timeout_s", defaults.call_timeout_s, DAY_S),
         approval_wait_s=table.number("approval_wait_s", defaults.approval_wait_s, DAY_S),

@@ -29,6 +29,7 @@ class HttpRelay:
         self._headers: list[tuple[bytes, bytes]] = []
         self._is_streaming = False
         self._held: list[bytes] = []
+        self._afterwards: list[Callable[[], None]] = []
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Commit to an answer; its head leaves with the first of the body."""
@@ -50,8 +51,13 @@ class HttpRelay:
     def hold_error(self, error: Exception) -> None:
         self._held.append(self._error_event(error))
 
+    def afterwards(self, do: Callable[[], None]) -> None:
+        self._afterwards.append(do)
+
     async def finish(self) -> None:
         """Send what was held, and end."""
+        for do in self._afterwards:
+            do()
         body = b"".join(self._held)
         if not self._is_streaming:
             headers = [*self._headers, (b"content-length", b"%d" % len(body))]

@@ -37,7 +37,7 @@ ROUTE: Final = re.compile(
 REQUEST_ID: Final = "x-gateway-request-id"
 _LIST: Final = "/v1/models"
 _NOT_FOUND: Final = Trouble(404, "not_found", "there is nothing here")
-_HEADERS_OF_USE: Final = (*PASSED_ON, "x-stainless-retry-count")
+_HEADERS_OF_USE: Final = (*PASSED_ON, "x-stainless-retry-count", "cache-control")
 
 CallerOf = Callable[[Scope, Sequence[str], str | None], Awaitable[Caller]]
 """Who it is by these `Authorization` values, on this task. Raises `NotAuthenticated`, `StoreUnavailable`."""

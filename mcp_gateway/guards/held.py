@@ -7,7 +7,7 @@ them carries all of the text, so that nothing is found by cutting a secret in tw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -62,6 +62,10 @@ class HeldRelay:
     def hold_error(self, error: Exception) -> None:
         """See `Relay.hold_error`."""
         self._error = error
+
+    def afterwards(self, do: Callable[[], None]) -> None:
+        """See `Relay.afterwards`."""
+        self._relay.afterwards(do)
 
     async def release(self, content: Content, inspections: Sequence[Inspection]) -> tuple[Finding, ...]:
         """Look at what is held and send it on; tells what was found. Raises `Blocked`: then nothing is sent."""

@@ -110,6 +110,11 @@ class Call:
         self._began_at = perf_counter()
         self._status = 0
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the answer came to an end of its own; a stream may just stop."""
+        return self._watch is None or self._watch.is_over
+
     async def run(self) -> Outcome:
         """Relay the first answer there is. Raises `UpstreamError` where there is none, and nothing was relayed."""
         for number, way in enumerate(self._ways, start=1):

@@ -230,3 +230,6 @@ class _Collected:
 
     def hold_error(self, error: Exception) -> None:
         self.status = 502
+
+    def afterwards(self, do: Callable[[], None]) -> None:
+        """Answers to upstreams' questions are not kept."""

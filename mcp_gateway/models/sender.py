@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mcp_gateway.config.models import Models
-from mcp_gateway.domain import MODELS, Caller, Json, Kind, Outcome, Request, Target, Usage
+from mcp_gateway.domain import MODELS, Caller, HttpPart, Json, Kind, Outcome, OutcomeStatus, Request, Target, Usage
 from mcp_gateway.errors import BadRequest, Unreachable
 from mcp_gateway.jsonrpc import canonical
 from mcp_gateway.models.asked import Asked
+from mcp_gateway.models.caching import Prompt, Prompts, Recording, prompt_of, replay
 from mcp_gateway.models.call import Call, Surroundings
 from mcp_gateway.models.prices import cost_of
 from mcp_gateway.models.route import Way, ways
+from mcp_gateway.models.shadow import Shadow
 from mcp_gateway.models.wires import BY_PATH, Operation
 
 Permits = Callable[[Caller, Request, Target], bool]
@@ -28,6 +30,12 @@ class ModelSender:
     around: Surroundings
     permits: Permits
     random: Callable[[], float]
+    prompts: Prompts | None = None
+    """Where answers are kept; None: nowhere."""
+    policy: str = ""
+    """The version of the policy."""
+    shadow: Shadow | None = None
+    """What looks at answers that need not have been asked for; None: nothing."""
 
     async def send(self, caller: Caller, target: Target, request: Request) -> Outcome:
         """See `domain.Sender`. Raises `BadRequest` for a model that does not speak the wire it is asked by."""
@@ -35,21 +43,58 @@ class ModelSender:
         if http is None:
             raise BadRequest("models are asked over their own wires")
         operation = BY_PATH[http.path]
-        todo = self._ways(caller, target, request, operation)
+        permitted = self._permitted(caller, target, request, operation)
+        prompt = self._prompt(caller, request, operation, permitted)
+        kept = None if prompt is None else prompt.kept()
+        if kept is not None:
+            with http.relay.scope:
+                return await replay(http.relay, *kept)
+            return Outcome(OutcomeStatus.CANCELLED, cached=kept[1])
+        if prompt is None:
+            return (await self._called(request, http, operation, permitted))[0]
+        http, recording = prompt.recording(http)
+        outcome, is_whole = await self._called(request, http, operation, permitted)
+        if not is_whole:
+            return outcome
+        prompt.keep(recording, outcome)
+        return await self._compared(prompt, recording, request, outcome)
+
+    async def _called(
+        self, request: Request, http: HttpPart, operation: Operation, permitted: list[Way]
+    ) -> tuple[Outcome, bool]:
+        """What a provider's answer was, and whether it came to its own end."""
         input_tokens = request.expects.input if request.expects is not None else 0
         is_stream = request.arguments["stream"]
-        call = Call(self.around, operation, http, todo, is_stream=is_stream, input_tokens=input_tokens)
+        awake = self._awake(permitted)
+        call = Call(self.around, operation, http, awake, is_stream=is_stream, input_tokens=input_tokens)
         with http.relay.scope:
-            return await call.run()
-        return call.cut_off()
+            return await call.run(), call.is_whole
+        return call.cut_off(), False
 
-    def _ways(self, caller: Caller, target: Target, request: Request, operation: Operation) -> list[Way]:
+    async def _compared(self, prompt: Prompt, recording: Recording, request: Request, outcome: Outcome) -> Outcome:
+        """With what a cache in shadow would have made of it."""
+        model, http = self.models.offered.get(request.name), request.http
+        if self.shadow is None or model is None or model.semantic is None or http is None:
+            return outcome
+        cached = await self.shadow.looked(model.semantic, prompt, http.json, recording)
+        return outcome if cached is None else replace(outcome, cached=cached)
+
+    def _prompt(self, caller: Caller, request: Request, operation: Operation, ways: list[Way]) -> Prompt | None:
+        model = self.models.offered.get(request.name)
+        if self.prompts is None or model is None or not (model.cache_s or model.semantic):
+            return None
+        return prompt_of(self.prompts, caller, request, operation, ways, model.cache_s, self.policy)
+
+    def _permitted(self, caller: Caller, target: Target, request: Request, operation: Operation) -> list[Way]:
         found = ways(self.models, target.name, operation, self.random)
         if not found:
             raise BadRequest(f"the model {target.name!r} cannot be asked by this path")
         permitted = [way for way in found if self.permits(caller, request, model_target(way.target.model))]
         if not permitted:
             raise BadRequest(f"the model {target.name!r} cannot be asked at the moment")
+        return permitted
+
+    def _awake(self, permitted: list[Way]) -> list[Way]:
         awake, wait_s = self.around.health.worth_trying([way.target for way in permitted], self.around.now_s())
         if not awake:
             name = permitted[0].target.provider

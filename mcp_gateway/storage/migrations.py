@@ -198,7 +198,20 @@ _FINDINGS: Final[Step] = (
 )
 """What the policy's guards found in calls: a JSON list, never the text itself."""
 
-STEPS: Final[tuple[Step, ...]] = (_TABLES + _VIEWS, _STARTED_TASKS, _SHADOW, _FINDINGS)
+_CACHE: Final[Step] = (
+    "ALTER TABLE entries ADD COLUMN cache TEXT",
+    """
+    CREATE VIEW cache_use AS
+    SELECT d.at, d.seq, d.agent, d.person, d.task, d.kind, d.upstream, d.name,
+           json_extract(f.cache, '$.use') AS use, json_extract(f.cache, '$.source') AS source,
+           json_extract(f.cache, '$.age_s') AS age_s, json_extract(f.cache, '$.similarity') AS similarity,
+           json_extract(f.cache, '$.agreement') AS agreement
+    FROM entries f JOIN entries d ON d.seq = f.decided_seq WHERE f.cache IS NOT NULL ORDER BY d.at DESC
+    """,
+)
+"""Answers that came from a cache, or would have: which use of it, and whose answer it was."""
+
+STEPS: Final[tuple[Step, ...]] = (_TABLES + _VIEWS, _STARTED_TASKS, _SHADOW, _FINDINGS, _CACHE)
 """All steps so far; `len(STEPS)` is the version this program writes."""
 
 

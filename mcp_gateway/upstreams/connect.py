@@ -35,6 +35,7 @@ async def open_connection(
             yield children
     elif config.rest is not None:
         async with open_rest(config, config.rest, limits) as rest:
+            rest.on_written = listener.on_written
             yield rest
     elif config.transport == "sse":
         async with open_sse(config, listener, limits) as sse:

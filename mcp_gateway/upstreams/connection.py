@@ -108,6 +108,9 @@ class Listener:
     on_task: Callable[[Json], None] = lambda params: None
     """Called with the params of `notifications/tasks`."""
 
+    on_written: Callable[[], None] = lambda: None
+    """Called when a call of a tool of a plain API may have changed something there."""
+
     def take_news(self, method: object, params: Json) -> None:
         """Take a notification that belongs to no call; must be quick, floods come this way."""
         if method == "notifications/resources/updated":

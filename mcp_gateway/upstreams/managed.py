@@ -107,6 +107,7 @@ class Surroundings:
     on_updated: Callable[[str, str], None] = lambda name, uri: None
     own: OwnCredentials | None = None
     on_task: Callable[[str, Json], None] = lambda name, params: None
+    on_written: Callable[[str], None] = lambda name: None
 
 
 class ManagedUpstream:
@@ -144,6 +145,7 @@ class ManagedUpstream:
         on_question = None if around.on_question is None else self._elicited.ask
         self.listener = Listener(self._note_list_changed, on_question, _asked_by(config, around))
         self.listener.on_task = lambda params: around.on_task(config.name, params)
+        self.listener.on_written = lambda: around.on_written(config.name)
         self.listener.on_elicited = self._elicited.note_complete
         # The one this replaces was asked for the same.
         self.watched: Watch = before.watched if before is not None else self._new_watch()

@@ -22,7 +22,8 @@ class Pool:
 
     `on_change` is called with an upstream's name whenever its state or its listing is another, and when it has left
     the configuration, `on_updated` with a name and a URI whenever an upstream says that a resource has changed,
-    `on_task` with a name and what an upstream says of a wire task; all must be quick and must not raise. `own` has the
+    `on_task` with a name and what an upstream says of a wire task, `on_written` with the name of a plain API in which a
+    tool may have changed something; all must be quick and must not raise. `own` has the
     credentials for our own requests, such as lists, where an upstream wants tokens. `remembered` is what was found out
     about servers (see `handshake.Memory`); hand in one that is kept to spare slow probes at the next start.
 
@@ -40,6 +41,7 @@ class Pool:
         on_updated: Callable[[str, str], None] = lambda name, uri: None,
         own: OwnCredentials | None = None,
         on_task: Callable[[str, Json], None] = lambda name, params: None,
+        on_written: Callable[[str], None] = lambda name: None,
     ) -> None:
         kept = {} if remembered is None else remembered
         self._around = Surroundings(
@@ -51,6 +53,7 @@ class Pool:
             on_updated=on_updated,
             own=own,
             on_task=on_task,
+            on_written=on_written,
         )
         self._upstreams: Mapping[str, ManagedUpstream] = {}
         self._made: dict[str, tuple[Listing | None, Listing]] = {}

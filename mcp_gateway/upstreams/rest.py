@@ -6,7 +6,7 @@ To everything above it is an upstream like any other: listed, pinned, judged and
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from time import perf_counter, time
 from typing import Any, Final
@@ -21,6 +21,7 @@ from mcp_gateway.domain import Era, Json, Reply, RpcError, UpstreamRequest
 from mcp_gateway.errors import BadArguments, Misbehaved, TimedOut, Unreachable
 from mcp_gateway.jsonrpc import Code
 from mcp_gateway.rest.breaker import Breaker, retry_after_s
+from mcp_gateway.rest.caching import SAFE
 from mcp_gateway.rest.openapi import Api, NotOpenApiError, read_openapi
 from mcp_gateway.rest.operations import HttpCall, Operation
 from mcp_gateway.revisions import MODERN_VERSIONS
@@ -42,6 +43,8 @@ class RestConnection:
     def __init__(self, config: ServerConfig, rest: RestConfig, api: Api, client: HttpClient, limits: Limits) -> None:
         self.broken = anyio.Event()
         self.why_broken = ""
+        self.on_written: Callable[[], None] = lambda: None
+        """See `Listener.on_written`."""
         self.greeting = Greeting(Era.MODERN, MODERN_VERSIONS[0], {"tools": {}})
         self._name = config.name
         self._rest = rest
@@ -75,7 +78,11 @@ class RestConnection:
         operation = self._operations.get(str(request.params.get("name")))
         if operation is None:
             return RpcError(Code.INVALID_PARAMS, "there is no such operation")
-        return await self._called(operation, request, timeout_s)
+        try:
+            return await self._called(operation, request, timeout_s)
+        finally:
+            if operation.method not in SAFE:
+                self.on_written()  # whatever came back, or did not
 
     async def _called(self, operation: Operation, request: UpstreamRequest, timeout_s: float) -> Answer:
         try:

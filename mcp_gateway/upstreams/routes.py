@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter, time
 from typing import Final
 
 from mcp_gateway import __version__
+from mcp_gateway.cache import digest_of, owner_of
 from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.servers import ServerConfig
-from mcp_gateway.domain import Caller, Credential, HttpPart, Outcome, OutcomeStatus, Request, Target
+from mcp_gateway.domain import NOTHING, Caller, Credential, HttpPart, Outcome, OutcomeStatus, Request, Target
 from mcp_gateway.errors import BadRequest, Misbehaved, TimedOut, Unreachable
 from mcp_gateway.rest.breaker import Breaker, retry_after_s
+from mcp_gateway.rest.caching import Asked, Ready, RouteCache, Visit
 from mcp_gateway.rest.headers import PASSED_BACK, PASSED_ON, passing
 from mcp_gateway.rest.operations import REPEATABLE
 from mcp_gateway.upstreams.plain import PlainClient
@@ -47,8 +49,11 @@ class RouteSender:
         client: PlainClient,
         credential_for: Callable[[Caller, str], Awaitable[Credential]],
         max_answer_bytes: int,
+        caches: Mapping[str, RouteCache] = NOTHING,
     ) -> None:
+        """`caches`: by API, for those whose answers may be kept."""
         self._apis = apis
+        self._caches = caches
         self._client = client
         self._credential_for = credential_for
         self._max_answer_bytes = max_answer_bytes
@@ -61,7 +66,8 @@ class RouteSender:
         credential = await self._credential_for(caller, target.upstream)
         passage = _Passage(api, self._client, http, request, credential, self._max_answer_bytes)
         with http.relay.scope:
-            return await passage.run()
+            cache = self._caches.get(target.upstream)
+            return await (passage.run() if cache is None else passage.through(cache, caller))
         return passage.outcome(OutcomeStatus.CANCELLED)
 
 
@@ -88,6 +94,25 @@ class _Passage:
         self._status = 0
         self._bytes = 0
         self._is_begun = False
+        self._request_id = request.request_id
+        self._visit: Visit | None = None
+
+    async def through(self, cache: RouteCache, caller: Caller) -> Outcome:
+        """`run`, unless there is an answer already; whoever is not answered may get an older one. Raises as `run`."""
+        self._visit = visit = cache.visit(self._asked(caller))
+        try:
+            ready = visit.at_once()
+            if ready is not None:
+                return await self._given(ready)
+            return await self.run()
+        except (Unreachable, TimedOut):
+            ready = None if self._is_begun else visit.failed()
+            if ready is None:
+                raise
+            return await self._given(ready)
+        finally:
+            if not self._status:
+                visit.unknown()
 
     async def run(self) -> Outcome:
         """Relay the answer of the first address that gives one.
@@ -132,7 +157,37 @@ class _Passage:
         """By name in lower case, so that nothing the agent sends stands beside what is put in here."""
         own = {"accept": "*/*", "accept-encoding": "identity", "user-agent": f"mcp-gateway/{__version__}"}
         passed = passing(self._http.headers, PASSED_ON, self._api.rest.send_headers)
-        return own | passed | {name.lower(): value for name, value in self._credential.headers.items()}
+        sent = own | passed | {name.lower(): value for name, value in self._credential.headers.items()}
+        return sent if self._visit is None else self._visit.sent(sent)
+
+    def _asked(self, caller: Caller) -> Asked:
+        credential, http = self._credential.headers, self._http
+        secret = {name.lower() for name in credential}
+        return Asked(
+            owner=owner_of(caller),
+            method=self._method,
+            path=http.path,
+            said=http.headers,
+            sent={name: value for name, value in self._headers().items() if name not in secret},
+            has_body=bool(http.body),
+            credential=digest_of(credential),
+            request_id=self._request_id,
+        )
+
+    async def _given(self, ready: Ready) -> Outcome:
+        """The agent gets an answer that a cache has."""
+        relay, self._status, self._bytes = self._http.relay, ready.status, len(ready.body)
+        await relay.begin(ready.status, ready.headers)
+        self._is_begun = True
+        relay.hold(ready.body)
+        self._keep_afterwards()
+        status = OutcomeStatus.HTTP_ERROR if ready.status >= 400 else OutcomeStatus.OK
+        return replace(self.outcome(status), cached=ready.cached)
+
+    def _keep_afterwards(self) -> None:
+        keep = None if self._visit is None else self._visit.to_keep()
+        if keep is not None:
+            self._http.relay.afterwards(keep)
 
     async def _relayed(self, address: str, answer: HttpResponse) -> Outcome:
         self._status = answer.status
@@ -141,17 +196,29 @@ class _Passage:
             self._api.breaker.failed(address, perf_counter(), retry_after_s(answer.headers, time()))
         else:
             self._api.breaker.worked(address)
-        await self._http.relay.begin(answer.status, passing(answer.headers, PASSED_BACK, self._api.rest.return_headers))
+        headers = passing(answer.headers, PASSED_BACK, self._api.rest.return_headers)
+        if self._visit is not None and (ready := self._judged(self._visit, answer, headers)) is not None:
+            return await self._given(ready)
+        await self._http.relay.begin(answer.status, headers)
         self._is_begun = True
         held = b""
         async with aclosing(answer.body()) as body:
             async for piece in _in_time(body, self._name):
                 self._count(piece)
+                if self._visit is not None:
+                    self._visit.piece(piece)
                 if held:
                     await self._http.relay.write(held)
                 held = piece
         self._http.relay.hold(held)
+        self._keep_afterwards()
         return self.outcome(OutcomeStatus.HTTP_ERROR if answer.status >= 400 else OutcomeStatus.OK)
+
+    def _judged(self, visit: Visit, answer: HttpResponse, headers: dict[str, str]) -> Ready | None:
+        try:
+            return visit.answered(answer.status, answer.headers, headers)
+        except ValueError as e:
+            raise Misbehaved(self._name, f"{self._name!r} answered with {e}") from e
 
     def _count(self, piece: bytes) -> None:
         self._bytes += len(piece)

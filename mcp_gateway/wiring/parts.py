@@ -132,6 +132,7 @@ class Running:
             on_updated=lambda upstream, uri: self.updates.note(upstream, uri),
             own=self.broker,
             on_task=lambda upstream, params: self.task_news.note(upstream, params),
+            on_written=lambda upstream: self.senders.note_written(upstream),
         )
         self.senders = Senders(settings, self.broker.credential_for)
         self.budgets = Budgets(settings.state, utc_now)

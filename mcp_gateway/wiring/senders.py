@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
+from mcp_gateway.audit.redact import RULES
+from mcp_gateway.cache import Bounds, Cache
 from mcp_gateway.config.models import Models
+from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.config.settings import Settings
 from mcp_gateway.domain import Caller, Credential, Reason, Request, Target
+from mcp_gateway.guards.detect import KnownSecrets
+from mcp_gateway.guards.personal import PersonalData
+from mcp_gateway.models.caching import Prompts
 from mcp_gateway.models.call import Surroundings
 from mcp_gateway.models.health import Health
 from mcp_gateway.models.sender import ModelSender
+from mcp_gateway.models.shadow import Shadow
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.decide import decide
 from mcp_gateway.rest.breaker import Breaker
+from mcp_gateway.rest.caching import CacheRules, Clocks, RouteCache, Stored
 from mcp_gateway.upstreams.plain import PlainClient
 from mcp_gateway.upstreams.routes import Api, RouteSender
 from mcp_gateway.wiring.clock import utc_now
@@ -29,6 +37,12 @@ class Senders:
         self._credential_for = credential_for
         self._max_answer_bytes = settings.max_result_bytes
         self._apis: Mapping[str, Api] = {}
+        bounds = Bounds(settings.cache_bytes, settings.cache_bytes_per_caller)
+        self._caches: Mapping[str, RouteCache] = {}
+        self._prompts = Prompts(Cache(bounds), time.monotonic)
+        private = (KnownSecrets(RULES), PersonalData())
+        self._shadow = Shadow(Cache(bounds), time.monotonic, lambda text: any(each.scan(text) for each in private))
+        self._answers = Cache[tuple[Stored, ...]](bounds)
         self._model_calls = Surroundings(
             client=self._client,
             health=Health(),
@@ -44,17 +58,39 @@ class Senders:
             reason = decide(policy, caller, request, target, utc_now()).reason
             return reason not in (Reason.DENY, Reason.DENY_UNEVALUABLE)
 
-        return ModelSender(models, self._model_calls, permits, random.random)
+        return ModelSender(
+            models, self._model_calls, permits, random.random, self._prompts, policy.version, self._shadow
+        )
 
     def of_routes(self, servers: Sequence[ServerConfig]) -> RouteSender:
-        """For requests to the plain APIs among these servers; one that has not changed keeps its breaker."""
+        """For requests to the plain APIs among these servers; one that has not changed keeps its breaker and cache."""
         kept = {name: api for name, api in self._apis.items() if any(api.server == server for server in servers)}
         self._apis = {
             server.name: kept.get(server.name) or Api(server, server.rest, Breaker(server.rest.targets))
             for server in servers
             if server.rest is not None and server.enabled
         }
-        return RouteSender(self._apis, self._client, self._credential_for, self._max_answer_bytes)
+        self._caches = self._caches_of(self._apis, kept)
+        return RouteSender(self._apis, self._client, self._credential_for, self._max_answer_bytes, self._caches)
+
+    def note_written(self, api: str) -> None:
+        """A tool may have changed something there."""
+        if api in self._caches:
+            self._caches[api].empty()
+
+    def _caches_of(self, apis: Mapping[str, Api], kept: Collection[str]) -> Mapping[str, RouteCache]:
+        """The caches of those APIs that have one. An answer of an API that has changed is nobody's any more."""
+        for name, cache in self._caches.items():
+            if name not in kept:
+                cache.close()
+        return {
+            name: self._caches[name] if name in kept else self._cache(api.rest, api.rest.cache)
+            for name, api in apis.items()
+            if api.rest.cache is not None
+        }
+
+    def _cache(self, rest: RestConfig, rules: CacheRules) -> RouteCache:
+        return RouteCache(rules, [base for base, _ in rest.targets], self._answers, Clocks(time.time, time.monotonic))
 
     async def close(self) -> None:
         """Close every connection, those in use included."""

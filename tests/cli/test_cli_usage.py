@@ -8,7 +8,7 @@ import anyio
 import pytest
 from typer.testing import CliRunner
 
-from fakes.model_gateway import POLICY, model_gateway
+from fakes.model_gateway import MODELS, POLICY, model_gateway
 from fakes.providers import INPUT_TOKENS, OUTPUT_TOKENS
 from mcp_gateway.audit.query import USAGE_BY
 from mcp_gateway.cli.main import app
@@ -101,3 +101,21 @@ def test_check_knows_models(folder: Path) -> None:
     done = CliRunner().invoke(app, ["check", "--config", str(folder / "servers.toml")])
     assert "7 models" in done.stdout
     assert "no server is named" not in done.output
+
+
+def test_what_a_cache_has_answered_is_counted_and_shown_where_there_is_any(folder: Path, tmp_path: Path) -> None:
+    assert "cached" not in printed(folder, "--by", "model")
+    models = MODELS.replace("[models.smart]\n", "[models.smart]\ncache_s = 60\n")
+
+    async def use() -> None:
+        async with model_gateway(tmp_path, models=models) as gateway:
+            for model in ("smart", "smart", "smart", "gpt-5-mini"):
+                await gateway.chat(model)
+            await gateway.ended(4)
+
+    anyio.run(use)
+    found = {row["model"]: row for row in rows(tmp_path, "--by", "model")}
+    smart, other = found["smart"], found["gpt-5-mini"]
+    assert (smart["calls"], smart["cached"], smart["tokens_in"], smart["unpriced"]) == (3, 2, INPUT_TOKENS, 0)
+    assert (other["cached"], other["cost"]) == (0, smart["cost"])
+    assert "cached" in printed(tmp_path, "--by", "model")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mcp_gateway.config.models import Models, ModelTarget
+from fakes.embedders import install
+from mcp_gateway.config.models import LEAST_LIKENESS, Models, ModelTarget, SemanticConfig
 from mcp_gateway.config.servers import load
 from mcp_gateway.config.table import ConfigCode
 from mcp_gateway.errors import ConfigInvalid
@@ -114,3 +115,32 @@ def test_models_alone_are_something_to_serve(tmp_path: Path) -> None:
     path = tmp_path / "servers.toml"
     path.write_text(OPENAI)
     assert ConfigCode.NO_SERVERS not in {warning.code for warning in load(path, ENVIRON).warnings}
+
+
+def test_a_cache_is_asked_for_by_name_and_a_provider_asks_for_all_it_offers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path / "site", monkeypatch)
+    alias = '[models.smart]\ntargets = ["openai/gpt-5"]\nsemantic_shadow = { embedder = "words" }\n'
+    found = models(tmp_path, f"{OPENAI}cache_s = 60\n{alias}").offered
+    assert [found[name].cache_s for name in ("gpt-5", "gpt-5-mini", "smart")] == [60, 60, 0]
+    assert found["gpt-5"].semantic is None
+    assert found["smart"].semantic == SemanticConfig("words", LEAST_LIKENESS, 3600)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('{ embedder = "nobody" }', "there is no embedder 'nobody'"),
+        ("{}", "there is no embedder ''"),
+        ('{ embedder = "words", threshold = 0.9 }', "too low to mean the same"),
+        ('{ embedder = "words", answers = true }', "answers"),
+    ],
+)
+def test_a_cache_in_shadow_needs_an_embedder_that_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, message: str
+) -> None:
+    install(tmp_path / "site", monkeypatch)
+    with pytest.raises(ConfigInvalid) as raised:
+        models(tmp_path, f"{OPENAI}semantic_shadow = {table}\n")
+    assert any(message in complaint.message and complaint.line == 5 for complaint in raised.value.complaints)

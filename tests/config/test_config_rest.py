@@ -133,3 +133,23 @@ def test_there_are_only_so_many_targets(tmp_path: Path) -> None:
     targets = ", ".join(f'{{ url = "https://t{number}.internal" }}' for number in range(MAX_TARGETS))
     with pytest.raises(ConfigInvalid, match="at most"):
         rest(tmp_path, f"{ORDERS}targets = [{targets}]\n")
+
+
+def test_answers_are_kept_where_the_file_says_so_and_nowhere_else(tmp_path: Path) -> None:
+    assert rest(tmp_path, ORDERS).cache is None
+    assert rest(tmp_path, ORDERS + "cache = []\n").cache is None
+    cache = rest(tmp_path, ORDERS + 'cache = ["GET,HEAD /v1/orders/*"]\ncache_stale_s = 60\n').cache
+    assert cache is not None
+    assert [route.text for route in cache.routes] == ["GET,HEAD /v1/orders/*"]
+    assert cache.stale_if_error_s == 60
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [('cache = ["* /v1/**"]', "only answers to GET and HEAD"), ('cache = ["/v1"]', "is not a method and a path")],
+)
+def test_only_answers_to_reading_can_be_kept(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(ConfigInvalid) as found:
+        rest(tmp_path, ORDERS + line + "\n")
+    assert message in found.value.complaints[0].message
+    assert found.value.complaints[0].line == 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from anyio import CancelScope
@@ -18,6 +18,7 @@ class RecordingRelay:
     written: list[bytes] = field(default_factory=list)
     held: list[bytes] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
+    done: list[Callable[[], None]] = field(default_factory=list)
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
         assert not self.status, "begun twice"
@@ -32,3 +33,6 @@ class RecordingRelay:
 
     def hold_error(self, error: Exception) -> None:
         self.errors.append(error)
+
+    def afterwards(self, do: Callable[[], None]) -> None:
+        self.done.append(do)

@@ -89,3 +89,15 @@ async def test_nobody_is_watched_once_the_work_is_done() -> None:
     async with relay.watched(wire.receive):
         assert len(asyncio.all_tasks()) == before + 1
     assert len(asyncio.all_tasks()) == before
+
+
+async def test_what_waits_for_the_answer_to_go_out_is_done_with_its_end_and_never_without() -> None:
+    wire, done = Wire(), list[str]()
+    relay = relay_on(wire)
+    relay.afterwards(lambda: done.append("first"))
+    relay.afterwards(lambda: done.append("second"))
+    await relay.begin(200, {})
+    await relay.write(b"part")
+    assert done == []
+    await relay.finish()
+    assert done == ["first", "second"]

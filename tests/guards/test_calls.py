@@ -1,6 +1,6 @@
 """Which parts of a call are looked at, and that what is not masked goes on untouched."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -56,6 +56,9 @@ class Wire:
 
     def hold_error(self, error: Exception) -> None:
         raise error
+
+    def afterwards(self, do: Callable[[], None]) -> None:
+        """Nothing is kept here."""
 
 
 def call(params: dict[str, Any], inputs: dict[str, Any] | None = None) -> Request:

@@ -1,7 +1,7 @@
 """HTTP answers that are held until they have been looked at."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -45,6 +45,9 @@ class Wire:
 
     def hold_error(self, error: Exception) -> None:
         self.error = error
+
+    def afterwards(self, do: Callable[[], None]) -> None:
+        """Nothing is kept here."""
 
 
 def chat(*pieces: str) -> bytes:

@@ -26,7 +26,7 @@ def test_a_new_database_gets_all_tables_and_views(db: sqlite3.Connection) -> Non
     assert names(db, "table") >= {"entries", "policy_versions", "target_versions", "checkpoints", "runs", "entries_fts"}
     assert names(db, "view") == {
         "calls", "denied_today", "slowest_tools", "agent_tools", "unused_grants", "new_targets", "spend_by_agent",
-        "shadow_flips", "guard_findings",
+        "shadow_flips", "guard_findings", "cache_use",
     }  # fmt: skip
     assert db.execute("PRAGMA user_version").fetchone() == (len(STEPS),)
 

@@ -161,3 +161,18 @@ async def test_a_connection_that_is_given_up_says_why(tmp_path: Path) -> None:
         with anyio.fail_after(1):
             await connection.broken.wait()
         assert connection.why_broken == "was told to"
+
+
+async def test_whoever_keeps_answers_hears_of_every_call_that_may_change_something(tmp_path: Path) -> None:
+    api, told = PlainApi(), list[str]()
+    async with serving(api) as origin, connected(tmp_path, origin) as connection:
+        connection.on_written = lambda: told.append("written")
+        await call(connection, "get_order", id="7")
+        assert told == []
+        await call(connection, "create_order", body={"amount": 1})
+        assert told == ["written"]
+        api.fail_times = 1
+        answer = await call(connection, "create_order", body={"amount": 1})
+        assert isinstance(answer, dict)
+        assert answer["isError"]
+        assert told == ["written", "written"]

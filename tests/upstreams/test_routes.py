@@ -1,7 +1,8 @@
 """Requests passed to a plain API, against a real HTTP server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -9,14 +10,18 @@ import anyio
 import pytest
 from anyio import CancelScope
 
+from fakes.library_api import LibraryApi
 from fakes.plain_api import PlainApi
 from fakes.ports import free_port
 from fakes.served import serving
+from mcp_gateway.cache import Cache
 from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.domain import Caller, Credential, HttpPart, Kind, Outcome, OutcomeStatus, Request, Target, Verb
 from mcp_gateway.errors import BadRequest, Misbehaved, TimedOut, Unreachable
 from mcp_gateway.rest.breaker import FAILURES_UNTIL_OPEN, Breaker
+from mcp_gateway.rest.caching import CacheRules, Clocks, RouteCache
+from mcp_gateway.rest.matching import read_pattern
 from mcp_gateway.upstreams.plain import PlainClient
 from mcp_gateway.upstreams.routes import Api, RouteSender
 
@@ -47,6 +52,9 @@ class Wire:
     def hold_error(self, error: Exception) -> None:
         raise error
 
+    def afterwards(self, do: Callable[[], None]) -> None:
+        do()
+
 
 class Passing:
     """A sender with its wire; each `send` is a new request."""
@@ -55,7 +63,9 @@ class Passing:
         rest = RestConfig(tuple((base, 1.0) for base in bases), **more)
         server = ServerConfig("orders", url=bases[0], rest=rest, timeout_s=timeout_s)
         api = Api(server, rest, Breaker(rest.targets))
-        self.sender = RouteSender({"orders": api}, client, self._credential_for, ROOM)
+        clocks = Clocks(time.time, time.monotonic)
+        caches = {} if rest.cache is None else {"orders": RouteCache(rest.cache, bases, Cache(), clocks)}
+        self.sender = RouteSender({"orders": api}, client, self._credential_for, ROOM, caches)
         self.wire = Wire()
 
     async def _credential_for(self, caller: Caller, upstream: str) -> Credential:
@@ -191,3 +201,40 @@ async def test_an_api_that_is_gone_since_the_request_was_judged_gets_nothing() -
             await route.sender.send(
                 CALLER, target, Request("r", Verb.ROUTE, "route", Kind.ROUTE, "GET /", params, http=http)
             )
+
+
+CACHED = CacheRules((read_pattern("GET /v1/**"),), 60.0)
+
+
+async def test_a_kept_answer_is_given_without_asking_and_with_the_headers_that_pass() -> None:
+    api = LibraryApi(more={"x-backend": "canary"})
+    async with serving(api) as origin, passing(origin, cache=CACHED) as route:
+        await route.send("/v1/a")
+        first, outcome = route.wire, await route.send("/v1/a")
+    assert len(api.asked) == 1
+    assert (route.wire.sent + route.wire.held, route.wire.status) == (first.sent + first.held, 200)
+    assert (route.wire.headers["content-type"], "canary" in str(route.wire.headers)) == ("application/json", False)
+    assert outcome.cached is not None
+    assert (outcome.status, outcome.upstream_ms < 50) == (OutcomeStatus.OK, True)
+
+
+async def test_a_change_that_is_never_answered_may_have_been_made() -> None:
+    api = LibraryApi()
+    async with serving(api) as origin, passing(origin, cache=CACHED, timeout_s=0.2) as route:
+        await route.send("/v1/a")
+        api.is_silent = True
+        with pytest.raises(TimedOut):
+            await route.send("/v1/a", "PUT")
+        await route.send("/v1/a")
+    assert route.wire.held.endswith(b'"edition": 1, "note": ""}')
+
+
+async def test_an_api_that_is_gone_is_stood_in_for_and_only_where_something_is_kept() -> None:
+    api = LibraryApi(more={"age": "60"})
+    async with serving(api) as origin, passing(origin, cache=CACHED) as route:
+        await route.send("/v1/a")
+        route.sender._apis["orders"].breaker._states[origin].rests_until = 1e12
+        outcome = await route.send("/v1/a")
+        assert outcome.cached is not None
+        with pytest.raises(Unreachable):
+            await route.send("/v1/b")
