@@ -15,15 +15,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from mcp_gateway.config.rest_routes import read_balance, read_max_concurrent, read_patterns, read_routes
 from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.config.table import ConfigCode, Table
 from mcp_gateway.rest.headers import NEVER
-from mcp_gateway.rest.matching import METHODS, Method, RoutePattern, read_pattern
+from mcp_gateway.rest.matching import METHODS, Method, RoutePattern
 from mcp_gateway.rest.operations import BODY, JSON_TYPE, Operation, Parameter
+from mcp_gateway.rest.routing import Balance, Route
 
 MAX_TARGETS: Final = 32
+
+Checking = Literal["off", "described", "all"]
+CHECKINGS: Final[tuple[Checking, ...]] = ("off", "described", "all")
 
 _TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _PLACE: Final = re.compile(r"\{([^{}]+)\}")
@@ -47,6 +52,13 @@ class RestConfig:
     retries: int = 1
     """How often a request that may be repeated is sent again when its connection fails."""
     secrets: frozenset[str] = field(default_factory=frozenset, repr=False)
+    routes: tuple[Route, ...] = ()
+    """What holds for some requests; of those that speak of one, the first."""
+    balance: Balance = "weight"
+    max_concurrent: int | None = None
+    """Requests passed through at once."""
+    check_requests: Checking = "off"
+    """Which requests have to fit the document: none, those it describes, or all, so that others are refused."""
 
     def admits(self, method: str, path: str) -> bool:
         """Whether this method on this path (or path template) exists for agents."""
@@ -63,12 +75,23 @@ def read_rest(table: Table, secrets: Secrets, url: str) -> RestConfig:
         send_headers=_header_names(table, "send_headers"),
         return_headers=_header_names(table, "return_headers"),
         retries=table.count("retries", 1, 0, 5) if "retries" in table else 1,
+        routes=read_routes(table, lambda route: _targets(route, secrets)),
+        balance=read_balance(table),
+        max_concurrent=read_max_concurrent(table),
+        check_requests=_checking(table),
     )
 
 
-def _targets(table: Table, secrets: Secrets, url: str) -> tuple[tuple[str, float], ...]:
-    """`rest` itself, and what else `targets` names."""
-    found = [(url.rstrip("/"), 1.0)]
+def _checking(table: Table) -> Checking:
+    checking = table.choice("check_requests", CHECKINGS, "off")
+    if checking != "off" and table.raw("openapi") is None:
+        table.refuse("check_requests", "there is no document to check requests against", "name it with 'openapi'")
+    return checking
+
+
+def _targets(table: Table, secrets: Secrets, url: str = "") -> tuple[tuple[str, float], ...]:
+    """`rest` itself (a route's own targets stand alone), and what else `targets` names."""
+    found = [(url.rstrip("/"), 1.0)] if url else []
     written = table.raw("targets")
     for index, item in enumerate(written if isinstance(written, list) else []):
         given = item if isinstance(item, dict) else {}
@@ -86,17 +109,11 @@ def _targets(table: Table, secrets: Secrets, url: str) -> tuple[tuple[str, float
 
 
 def _include(table: Table) -> tuple[RoutePattern, ...]:
-    patterns = []
-    for index, text in enumerate(table.texts("include")):
-        try:
-            patterns.append(read_pattern(text))
-        except ValueError as e:
-            fix = "write a method and a path, such as 'GET /v1/orders/*'"
-            table.findings.refuse((*table.path, "include", index), str(e), fix, ConfigCode.BAD_VALUE)
+    patterns = read_patterns(table, "include")
     if not patterns and "include" not in table:
         fix = 'write include = ["GET /v1/orders/*"]; include = ["* **"] is everything'
         table.findings.warn(table.path, "nothing is included: agents will see nothing", fix, ConfigCode.NO_SERVERS)
-    return tuple(patterns)
+    return patterns
 
 
 def _file(table: Table, secrets: Secrets) -> Path | None:

@@ -43,7 +43,10 @@ _DECLARED_TWICE: Final = re.compile(r"Cannot declare \('servers', (?P<quote>['\"
 _COMMAND_ONLY: Final = ("env", "cwd", "children")
 _URL_ONLY: Final = ("headers", "auth")
 _UNRESOLVED: Final = (ConfigCode.ENV_UNSET, ConfigCode.SECRET_FILE, ConfigCode.KEYRING)
-_REST_ONLY: Final = ("openapi", "tool", "targets", "send_headers", "return_headers", "retries")
+_REST_ONLY: Final = (
+    *("openapi", "tool", "targets", "send_headers", "return_headers", "retries"),
+    *("route", "balance", "max_concurrent", "check_requests"),
+)
 
 
 @dataclass(frozen=True, slots=True)

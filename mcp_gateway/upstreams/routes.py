@@ -1,26 +1,30 @@
 """Plain HTTP passed through: an agent's own request to an API behind us, relayed as it comes, credential put in last.
 
-What policy judged is what is sent: the path is the canonical one, the query and body are the agent's own bytes. Headers
-pass by a list, redirects are not followed, and only what may be repeated is sent again.
+What policy judged is what is sent: the path is the canonical one, the query and body are the agent's own bytes, or what
+the operator made of them before policy was asked. Headers pass by a list, redirects are not followed, and only what may
+be repeated is sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass, field, replace
 from time import perf_counter, time
 from typing import Final
 
 from mcp_gateway import __version__
 from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.servers import ServerConfig
-from mcp_gateway.domain import Caller, Credential, HttpPart, Outcome, OutcomeStatus, Request, Target
-from mcp_gateway.errors import BadRequest, Misbehaved, TimedOut, Unreachable
+from mcp_gateway.domain import NOTHING, Caller, Credential, HttpPart, Outcome, OutcomeStatus, Request, Target
+from mcp_gateway.errors import BadArguments, BadRequest, Gone, Misbehaved, TimedOut, Unreachable
 from mcp_gateway.rest.breaker import Breaker, retry_after_s
 from mcp_gateway.rest.headers import PASSED_BACK, PASSED_ON, passing
 from mcp_gateway.rest.operations import REPEATABLE
+from mcp_gateway.rest.room import Room
+from mcp_gateway.rest.routing import Route
+from mcp_gateway.upstreams.edited import EditedRelay
 from mcp_gateway.upstreams.plain import PlainClient
 from mcp_gateway.upstreams.wire import HttpResponse
 
@@ -29,13 +33,40 @@ IDLE_S: Final = 60.0
 _BUSY: Final = (429, 503)
 
 
+Check = Callable[[str, RestConfig, Request], Awaitable[None]]
+"""Whether a request fits the document of the API of that name. Raises `BadArguments`, `OverLimit`, `Misbehaved`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Api:
-    """One API that requests are passed to."""
+    """One API that requests are passed to, or what of it one of its routes makes."""
 
     server: ServerConfig
     rest: RestConfig
     breaker: Breaker
+    rooms: tuple[Room, ...] = ()
+    """Each has to have a place for a request."""
+    route: Route | None = None
+    routes: Mapping[str, Api] = field(default_factory=lambda: NOTHING)
+
+
+def api_of(server: ServerConfig, rest: RestConfig) -> Api:
+    """An API with nothing learned yet of how its addresses do."""
+    rooms = _room(f"{server.name!r}", rest.max_concurrent)
+    api = Api(server, rest, Breaker(rest.targets, by_load=rest.balance == "least-in-flight"), rooms)
+    return replace(api, routes={route.name: _on(api, route) for route in rest.routes})
+
+
+def _on(api: Api, route: Route) -> Api:
+    rooms = (*api.rooms, *_room(f"the route {route.name!r} of {api.server.name!r}", route.max_concurrent))
+    if not route.targets:
+        return replace(api, rooms=rooms, route=route)
+    breaker = Breaker(route.targets, by_load=route.balance == "least-in-flight")
+    return Api(api.server, replace(api.rest, targets=route.targets), breaker, rooms, route)
+
+
+def _room(name: str, most: int | None) -> tuple[Room, ...]:
+    return () if most is None else (Room(name, most),)
 
 
 class RouteSender:
@@ -47,8 +78,10 @@ class RouteSender:
         client: PlainClient,
         credential_for: Callable[[Caller, str], Awaitable[Credential]],
         max_answer_bytes: int,
+        check: Check | None = None,
     ) -> None:
         self._apis = apis
+        self._check = check
         self._client = client
         self._credential_for = credential_for
         self._max_answer_bytes = max_answer_bytes
@@ -58,11 +91,36 @@ class RouteSender:
         api, http = self._apis.get(target.upstream), request.http
         if api is None or http is None:
             raise BadRequest("there is no such route")
+        if http.route:
+            api, http = self._on_its_route(api, http)
+        if self._check is not None and api.rest.check_requests != "off":
+            await self._check(api.server.name, api.rest, request)
+        with ExitStack() as places:
+            for room in api.rooms:
+                places.enter_context(room.place())
+            return await self._passed(api, http, caller, target, request)
+
+    async def _passed(self, api: Api, http: HttpPart, caller: Caller, target: Target, request: Request) -> Outcome:
         credential = await self._credential_for(caller, target.upstream)
         passage = _Passage(api, self._client, http, request, credential, self._max_answer_bytes)
         with http.relay.scope:
             return await passage.run()
         return passage.outcome(OutcomeStatus.CANCELLED)
+
+    def _on_its_route(self, api: Api, http: HttpPart) -> tuple[Api, HttpPart]:
+        """What a route makes of an API and of the way back. Raises `Gone`, `BadArguments`."""
+        on_route = api.routes.get(http.route)
+        if on_route is None or on_route.route is None:
+            # servers.toml was edited in between: what the route was to do cannot be done any more.
+            raise Unreachable(api.server.name, f"{api.server.name!r} has just been configured anew; try again")
+        route = on_route.route
+        if route.life.is_over(time()):
+            raise Gone("this part of the API has been retired", route.life.headers())
+        if http.fault:
+            raise BadArguments(http.fault)
+        if not route.edits_answers:
+            return on_route, http
+        return on_route, replace(http, relay=EditedRelay(http.relay, route, api.server.name, self._max_answer_bytes))
 
 
 class _Passage:
@@ -101,7 +159,8 @@ class _Passage:
                 raise Unreachable(self._name, f"{self._name!r} keeps failing; try again in {wait_s:.0f} s")
             tried |= {address}
             try:
-                return await self._through(address)
+                with self._api.breaker.asking(address):
+                    return await self._through(address)
             except (Unreachable, TimedOut) as e:
                 self._api.breaker.failed(address, perf_counter())
                 if self._is_begun or isinstance(e, TimedOut) or not self._may_repeat(tried):
@@ -132,6 +191,8 @@ class _Passage:
         """By name in lower case, so that nothing the agent sends stands beside what is put in here."""
         own = {"accept": "*/*", "accept-encoding": "identity", "user-agent": f"mcp-gateway/{__version__}"}
         passed = passing(self._http.headers, PASSED_ON, self._api.rest.send_headers)
+        if self._api.route is not None:
+            passed = self._api.route.request_headers(passed)
         return own | passed | {name.lower(): value for name, value in self._credential.headers.items()}
 
     async def _relayed(self, address: str, answer: HttpResponse) -> Outcome:
@@ -151,6 +212,8 @@ class _Passage:
                     await self._http.relay.write(held)
                 held = piece
         self._http.relay.hold(held)
+        if isinstance(self._http.relay, EditedRelay):
+            await self._http.relay.end()
         return self.outcome(OutcomeStatus.HTTP_ERROR if answer.status >= 400 else OutcomeStatus.OK)
 
     def _count(self, piece: bytes) -> None:

@@ -15,9 +15,8 @@ from mcp_gateway.models.health import Health
 from mcp_gateway.models.sender import ModelSender
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.decide import decide
-from mcp_gateway.rest.breaker import Breaker
 from mcp_gateway.upstreams.plain import PlainClient
-from mcp_gateway.upstreams.routes import Api, RouteSender
+from mcp_gateway.upstreams.routes import Api, RouteSender, api_of
 from mcp_gateway.wiring.clock import utc_now
 
 
@@ -50,7 +49,7 @@ class Senders:
         """For requests to the plain APIs among these servers; one that has not changed keeps its breaker."""
         kept = {name: api for name, api in self._apis.items() if any(api.server == server for server in servers)}
         self._apis = {
-            server.name: kept.get(server.name) or Api(server, server.rest, Breaker(server.rest.targets))
+            server.name: kept.get(server.name) or api_of(server, server.rest)
             for server in servers
             if server.rest is not None and server.enabled
         }
