@@ -10,6 +10,7 @@ from mcp_gateway.config.models import Models
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.config.settings import Settings
 from mcp_gateway.domain import Caller, Credential, Reason, Request, Target
+from mcp_gateway.guards.documents import Documents
 from mcp_gateway.models.call import Surroundings
 from mcp_gateway.models.health import Health
 from mcp_gateway.models.sender import ModelSender
@@ -28,6 +29,7 @@ class Senders:
         self._credential_for = credential_for
         self._max_answer_bytes = settings.max_result_bytes
         self._apis: Mapping[str, Api] = {}
+        self._documents = Documents()
         self._model_calls = Surroundings(
             client=self._client,
             health=Health(),
@@ -53,7 +55,8 @@ class Senders:
             for server in servers
             if server.rest is not None and server.enabled
         }
-        return RouteSender(self._apis, self._client, self._credential_for, self._max_answer_bytes)
+        check = self._documents.check
+        return RouteSender(self._apis, self._client, self._credential_for, self._max_answer_bytes, check)
 
     async def close(self) -> None:
         """Close every connection, those in use included."""

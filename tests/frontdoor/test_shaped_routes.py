@@ -227,3 +227,17 @@ async def test_a_request_that_no_route_speaks_of_passes_as_it_is(tmp_path: Path)
         answer = await ask(gw, "/rest/orders/v1/orders/7?a=%31")
     assert (answer.status_code, api.seen[0].query) == (200, "a=%31")
     assert "deprecation" not in answer.headers
+
+
+async def test_requests_that_do_not_fit_the_document_are_refused_and_written_down(tmp_path: Path) -> None:
+    more = 'openapi = "orders.yaml"\ncheck_requests = "all"'
+    async with passing(tmp_path, "", more) as (api, gateway):
+        fits = await ask(gateway, "/rest/orders/v1/orders", "POST", json={"amount": 7})
+        wrong = await ask(gateway, "/rest/orders/v1/orders", "POST", json={"amount": "x"})
+        unknown = await ask(gateway, "/rest/orders/v1/status/200")
+        denied = await ask(gateway, "/rest/orders/v2/orders", "POST", json={"amount": "x"})
+        ended = [row["ended"] for row in gateway.rows("route")]
+    assert [each.status_code for each in (fits, wrong, unknown, denied)] == [200, 400, 400, 404]
+    assert wrong.json()["title"].startswith("the request does not fit the document of 'orders': $.body.amount: ")
+    assert len(api.seen) == 1
+    assert ended == ["ok", "bad_arguments", "bad_arguments", "refused"]
