@@ -51,7 +51,7 @@ class Described:
     """The operations of one document, found by method and path."""
 
     def __init__(self, operations: Iterable[Operation], passes: Callable[[str], bool]) -> None:
-        """`passes`: whether a header of the agent's, its name in lower case, gets to the API; others cannot be asked for."""
+        """`passes`: whether an agent's header, its name in lower case, gets to the API; no other can be asked for."""
         self._by_length: dict[tuple[str, int], list[tuple[list[_Segment], Operation]]] = defaultdict(list)
         for operation in operations:
             segments = _segments(operation.template)

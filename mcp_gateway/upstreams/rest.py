@@ -140,8 +140,10 @@ class RestConnection:
         self, breaker: Breaker, address: str, call: HttpCall, credentials: Mapping[str, str], route: Route | None
     ) -> Answer:
         url = f"{address}{call.path}" + (f"?{call.query}" if call.query else "")
-        headers = {"Accept": "application/json, */*;q=0.5", "User-Agent": f"mcp-gateway/{__version__}"}
-        async with self._client.open(call.method, url, {**headers, **call.headers, **credentials}, call.body) as answer:
+        headers = {"accept": "application/json, */*;q=0.5", "user-agent": f"mcp-gateway/{__version__}"}
+        for more in (call.headers, credentials):  # in lower case, so that nothing stands beside the credential
+            headers |= {name.lower(): value for name, value in more.items()}
+        async with self._client.open(call.method, url, headers, call.body) as answer:
             _note(breaker, address, answer)
             return await self._result(answer, route)
 
