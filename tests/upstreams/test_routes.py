@@ -16,9 +16,12 @@ from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.domain import Caller, Credential, HttpPart, Kind, Outcome, OutcomeStatus, Request, Target, Verb
 from mcp_gateway.errors import BadRequest, Misbehaved, TimedOut, Unreachable
-from mcp_gateway.rest.breaker import FAILURES_UNTIL_OPEN, Breaker
+from mcp_gateway.rest.breaker import FAILURES_UNTIL_OPEN
+from mcp_gateway.rest.editing import HeaderEdits, RequestEdits
+from mcp_gateway.rest.matching import read_pattern
+from mcp_gateway.rest.routing import Route
 from mcp_gateway.upstreams.plain import PlainClient
-from mcp_gateway.upstreams.routes import Api, RouteSender
+from mcp_gateway.upstreams.routes import RouteSender, api_of
 
 CALLER = Caller("bot", "read")
 TARGET = Target(Kind.ROUTE, "orders", "**", "orders", {}, "")
@@ -54,8 +57,8 @@ class Passing:
     def __init__(self, client: PlainClient, bases: tuple[str, ...], more: dict[str, Any], timeout_s: float) -> None:
         rest = RestConfig(tuple((base, 1.0) for base in bases), **more)
         server = ServerConfig("orders", url=bases[0], rest=rest, timeout_s=timeout_s)
-        api = Api(server, rest, Breaker(rest.targets))
-        self.sender = RouteSender({"orders": api}, client, self._credential_for, ROOM)
+        self.route = ""
+        self.sender = RouteSender({"orders": api_of(server, rest)}, client, self._credential_for, ROOM)
         self.wire = Wire()
 
     async def _credential_for(self, caller: Caller, upstream: str) -> Credential:
@@ -65,7 +68,7 @@ class Passing:
         self, path: str, method: str = "GET", headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> Outcome:
         self.wire = Wire()
-        http = HttpPart(path, headers or {}, body, None, self.wire)
+        http = HttpPart(path, headers or {}, body, None, self.wire, self.route)
         params = {"arguments": {"method": method}}
         request = Request("r", Verb.ROUTE, "route", Kind.ROUTE, f"{method} {path}", params, http=http)
         return await self.sender.send(CALLER, TARGET, request)
@@ -191,3 +194,24 @@ async def test_an_api_that_is_gone_since_the_request_was_judged_gets_nothing() -
             await route.sender.send(
                 CALLER, target, Request("r", Verb.ROUTE, "route", Kind.ROUTE, "GET /", params, http=http)
             )
+
+
+async def test_a_route_that_is_gone_since_the_request_was_judged_sends_nothing() -> None:
+    api = PlainApi()
+    async with serving(api) as origin, passing(origin) as route:
+        http = HttpPart("/v1/orders", {}, b"", None, Wire(), route="v1")
+        request = Request("r", Verb.ROUTE, "route", Kind.ROUTE, "GET /", {"arguments": {"method": "GET"}}, http=http)
+        with pytest.raises(Unreachable, match="configured anew"):
+            await route.sender.send(CALLER, TARGET, request)
+    assert api.seen == []
+
+
+async def test_an_edit_never_stands_in_for_the_credential() -> None:
+    edits = RequestEdits(HeaderEdits(set={"authorization": "Bearer edited", "x-tenant": "7"}))
+    route = Route("all", (read_pattern("* **"),), request=edits)
+    api = PlainApi()
+    async with serving(api) as origin, passing(origin, routes=(route,)) as passage:
+        passage.route = "all"
+        await passage.send("/v1/orders")
+    assert api.seen[0].headers["authorization"] == "Bearer key of orders for bot"
+    assert api.seen[0].headers["x-tenant"] == "7"
