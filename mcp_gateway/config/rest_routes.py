@@ -72,7 +72,7 @@ def read_balance(table: Table) -> Balance:
 
 def read_max_concurrent(table: Table) -> int | None:
     """How many requests may be under way at once; None: any."""
-    return table.count("max_concurrent", 1, 1, MAX_CONCURRENT) if "max_concurrent" in table else None
+    return table.count("max_concurrent", 0, 1, MAX_CONCURRENT) or None
 
 
 def read_patterns(table: Table, key: str) -> tuple[RoutePattern, ...]:
