@@ -92,6 +92,7 @@ def _read_route(name: str, table: Table, read_targets: Callable[[Table], Targets
         fix = "lower-case letters, digits, '.', '_' and '-', at most 64"
         table.findings.refuse(table.path, f"{name!r} is no name of a route", fix, ConfigCode.BAD_VALUE)
     match = read_patterns(table, "match")
+    _check_spelling(table, match)
     if "match" not in table:
         fix = 'write match = ["* /v1/**"]; ["* **"] is everything'
         table.findings.refuse(table.path, f"the route {name!r} has no 'match'", fix, ConfigCode.BAD_VALUE)
@@ -117,6 +118,21 @@ def _read_route(name: str, table: Table, read_targets: Callable[[Table], Targets
         if each is not None:
             each.finish()
     return route
+
+
+def _check_spelling(table: Table, match: tuple[RoutePattern, ...]) -> None:
+    """A pattern that no path is spelt like would never match, and what it was to retire would go on."""
+    for index, pattern in enumerate(match):
+        path = pattern.text.partition(" ")[2]
+        if not path.startswith("/"):
+            continue
+        try:
+            spelt = canonical_path(path.encode())
+        except BadRequest as e:
+            _refuse(table, ("match", index), f"no request has such a path: {e}", "write '*' for any segment")
+            continue
+        if spelt != path:
+            _refuse(table, ("match", index), f"the path of {pattern.text!r} is never spelt so", f"write {spelt!r}")
 
 
 def _hosts(table: Table) -> frozenset[str]:

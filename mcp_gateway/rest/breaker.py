@@ -7,7 +7,7 @@ argument. Belongs to one event loop.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -16,6 +16,8 @@ FAILURES_UNTIL_OPEN: Final = 5
 FIRST_REST_S: Final = 2.0
 LONGEST_REST_S: Final = 60.0
 LONGEST_RETRY_AFTER_S: Final = 300.0
+
+_UNCOUNTED: Final = nullcontext()
 
 
 @dataclass(slots=True)
@@ -68,10 +70,12 @@ class Breaker:
             state.rests_until = now_s + FIRST_REST_S  # this call tries it for all others
         return chosen, 0.0
 
+    def asking(self, address: str) -> AbstractContextManager[None]:
+        """Count a request to an address as under way while in here, where anything depends on that."""
+        return self._counted(self._states[address]) if self._by_load else _UNCOUNTED
+
     @contextmanager
-    def asking(self, address: str) -> Iterator[None]:
-        """Count a request to an address as under way while in here."""
-        state = self._states[address]
+    def _counted(self, state: _State) -> Iterator[None]:
         state.under_way += 1
         try:
             yield

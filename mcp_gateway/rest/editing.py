@@ -18,7 +18,14 @@ from mcp_gateway.rest.headers import NEVER
 from mcp_gateway.rest.paths import canonical_path, checked_query
 from mcp_gateway.rest.pointers import Edit, EditError, edited
 
-UNTOUCHED: Final = NEVER | {"accept-encoding", "content-encoding", "content-type", "x-gateway-request-id"}
+UNTOUCHED: Final = (
+    NEVER
+    | {"accept-encoding", "content-encoding", "content-type"}
+    | {
+        "x-gateway-error",
+        "x-gateway-request-id",
+    }
+)
 """Headers that no edit may speak of: credentials, framing, and what says how a body is to be read."""
 
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})

@@ -94,7 +94,7 @@ class RestConnection:
         except (BadArguments, BadRequest) as e:
             return _tool_error(str(e))
         if route is not None and _is_closed(route):
-            return _tool_error("this operation has been retired")
+            return _tool_error("this operation is no longer offered")
         with anyio.move_on_after(timeout_s):
             return await self._sent(operation, call, request.headers, route)
         raise TimedOut(self._name, f"upstream {self._name!r} did not answer within {timeout_s:.3g} s")

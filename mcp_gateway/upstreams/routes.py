@@ -17,7 +17,7 @@ from typing import Final
 from mcp_gateway import __version__
 from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.servers import ServerConfig
-from mcp_gateway.domain import NOTHING, Caller, Credential, HttpPart, Outcome, OutcomeStatus, Request, Target
+from mcp_gateway.domain import NOTHING, Caller, Credential, HttpPart, Json, Outcome, OutcomeStatus, Request, Target
 from mcp_gateway.errors import BadArguments, BadRequest, Gone, Misbehaved, TimedOut, Unreachable
 from mcp_gateway.rest.breaker import Breaker, retry_after_s
 from mcp_gateway.rest.headers import PASSED_BACK, PASSED_ON, passing
@@ -95,6 +95,8 @@ class RouteSender:
             api, http = self._on_its_route(api, http)
         if self._check is not None and api.rest.check_requests != "off":
             await self._check(api.server.name, api.rest, request)
+        if not api.rooms:
+            return await self._passed(api, http, caller, target, request)
         with ExitStack() as places:
             for room in api.rooms:
                 places.enter_context(room.place())
@@ -143,7 +145,7 @@ class _Passage:
         self._credential = credential
         self._room = max_answer_bytes
         self._began_at = perf_counter()
-        self._status = 0
+        self._status, self._address = 0, ""
         self._bytes = 0
         self._is_begun = False
 
@@ -168,11 +170,13 @@ class _Passage:
 
     def outcome(self, status: OutcomeStatus) -> Outcome:
         """What became of it so far."""
-        result = {"status": self._status, "bytes": self._bytes} if self._status else None
+        result: Json | None = {"status": self._status, "bytes": self._bytes} if self._status else None
+        if result is not None and len(self._api.rest.targets) > 1:
+            result["target"] = self._address
         return Outcome(status, result, upstream_ms=(perf_counter() - self._began_at) * 1000)
 
     def _may_repeat(self, tried: frozenset[str]) -> bool:
-        is_repeatable = self._method in REPEATABLE or "idempotency-key" in self._http.headers
+        is_repeatable = self._method in REPEATABLE or "idempotency-key" in self._headers()
         return is_repeatable and len(tried) <= self._api.rest.retries and len(tried) < len(self._api.rest.targets)
 
     async def _through(self, address: str) -> Outcome:
@@ -196,7 +200,7 @@ class _Passage:
         return own | passed | {name.lower(): value for name, value in self._credential.headers.items()}
 
     async def _relayed(self, address: str, answer: HttpResponse) -> Outcome:
-        self._status = answer.status
+        self._status, self._address = answer.status, without_credentials(address)
         is_failure = answer.status in _BUSY or answer.status >= 500
         if is_failure:
             self._api.breaker.failed(address, perf_counter(), retry_after_s(answer.headers, time()))
@@ -220,6 +224,17 @@ class _Passage:
         self._bytes += len(piece)
         if self._bytes > self._room:
             raise Misbehaved(self._name, f"{self._name!r} answered with more than {self._room} bytes")
+
+
+def without_credentials(address: str) -> str:
+    """An address as it may be written down.
+
+    >>> without_credentials("https://user:secret@orders.internal/v2")
+    'https://orders.internal/v2'
+    """
+    scheme, _, rest = address.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 async def _in_time(body: AsyncGenerator[bytes, None], name: str) -> AsyncGenerator[bytes, None]:

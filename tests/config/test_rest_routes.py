@@ -102,6 +102,8 @@ ANSWER = "[servers.orders.route.v1.answer]\n"
     ("toml", "line", "message"),
     [
         ('match = ["/v1"]', 5, "not a method and a path"),
+        ('match = ["* **",\n"GET /v1/{id}"]', 6, "no request has such a path"),
+        ('match = ["GET /v1/%c3%a4"]', 5, "is never spelt so"),
         ('state = "gone"', 6, "'state' cannot be"),
         ('state = "deprecated"', 6, "since when"),
         ('state = "draft"\ndeprecated = 2026-01-01', 6, "means nothing while it is draft"),

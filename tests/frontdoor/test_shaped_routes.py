@@ -77,6 +77,25 @@ async def test_policy_and_audit_see_what_is_sent_and_not_what_was_asked(tmp_path
     assert json.loads(rows[0]["args"])["asked"] == "/v1/old/orders/7"
 
 
+async def test_however_a_path_is_spelt_what_is_judged_and_kept_is_what_is_sent(tmp_path: Path) -> None:
+    route = """
+    [servers.orders.route.old]
+    match = ["GET /v1/old/**"]
+    rewrite = { from = "/v1/old/{id}", to = "/v1/orders/{id}" }
+    """
+    spellings = ("7", "%37", "a%20b", "%61%2Cb", "%C3%A4", "%c3%a4", "~%7e", "7/", "7/%6Cines", "a;b", "x%3Fy=1")
+    async with passing(tmp_path, route) as (api, gateway):
+        answers = [await ask(gateway, f"/rest/orders/v1/old/{spelling}?q=%31") for spelling in spellings]
+        two_ways = ("..%2f", "%2e%2e/admin", "a//b")
+        refused = [await ask(gateway, f"/rest/orders/v1/old/{spelling}") for spelling in two_ways]
+        names = [row["name"] for row in gateway.rows("route")]
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.status_code for answer in refused} == {400}
+    assert names == [f"GET {seen.path}" for seen in api.seen]
+    assert len({seen.path for seen in api.seen}) == 9
+    assert all(seen.path.startswith("/v1/orders/") for seen in api.seen)
+
+
 async def test_a_body_that_cannot_be_edited_is_not_sent_and_only_whom_it_concerns_is_told(tmp_path: Path) -> None:
     route = """
     [servers.orders.route.all]

@@ -181,7 +181,7 @@ async def test_what_is_deprecated_says_so_beside_its_definition_and_what_is_no_m
         assert connection.greeting.notes == {"get_order": "Deprecated since 2026-01-01. Use /v2 instead."}
         assert isinstance(listed, dict)
         assert [(tool["name"], tool["description"]) for tool in listed["tools"]] == [("get_order", "Look an order up.")]
-        assert text_of(called) == "this operation has been retired"
+        assert text_of(called) == "this operation is no longer offered"
 
 
 async def test_a_call_goes_the_way_of_its_route(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -15,13 +15,13 @@ from fakes.served import serving
 from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.domain import Caller, Credential, HttpPart, Kind, Outcome, OutcomeStatus, Request, Target, Verb
-from mcp_gateway.errors import BadRequest, Misbehaved, TimedOut, Unreachable
+from mcp_gateway.errors import BadRequest, Misbehaved, OverLimit, TimedOut, Unreachable
 from mcp_gateway.rest.breaker import FAILURES_UNTIL_OPEN
 from mcp_gateway.rest.editing import HeaderEdits, RequestEdits
 from mcp_gateway.rest.matching import read_pattern
 from mcp_gateway.rest.routing import Route
 from mcp_gateway.upstreams.plain import PlainClient
-from mcp_gateway.upstreams.routes import RouteSender, api_of
+from mcp_gateway.upstreams.routes import RouteSender, api_of, without_credentials
 
 CALLER = Caller("bot", "read")
 TARGET = Target(Kind.ROUTE, "orders", "**", "orders", {}, "")
@@ -215,3 +215,51 @@ async def test_an_edit_never_stands_in_for_the_credential() -> None:
         await passage.send("/v1/orders")
     assert api.seen[0].headers["authorization"] == "Bearer key of orders for bot"
     assert api.seen[0].headers["x-tenant"] == "7"
+
+
+async def test_of_several_addresses_the_one_that_answered_is_written_down_without_what_it_may_hold() -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    async with serving(PlainApi()) as origin, passing(nobody, f"{origin}/canary") as route:
+        outcome = await route.send("/v1/orders")
+    assert outcome.result is not None
+    assert outcome.result["target"] == f"{origin}/canary"
+    assert without_credentials("https://user:secret@a.internal/v2@x") == "https://a.internal/v2@x"
+
+
+async def test_a_key_that_a_route_keeps_back_makes_nothing_repeatable() -> None:
+    route = Route("all", (read_pattern("* **"),), request=RequestEdits(HeaderEdits(frozenset({"idempotency-key"}))))
+    nobody = f"http://127.0.0.1:{free_port()}"
+    async with serving(PlainApi()) as origin, passing(nobody, origin, routes=(route,)) as passage:
+        passage.route = "all"
+        with pytest.raises(Unreachable):
+            await passage.send("/v1/orders", "POST", {"idempotency-key": "1"}, b"{}")
+
+
+async def test_an_api_takes_only_so_many_requests_at_once_on_all_its_routes_together() -> None:
+    api = PlainApi()
+    async with serving(api) as origin, passing(origin, max_concurrent=1) as route:
+        sending = asyncio.create_task(route.send("/v1/slow"))
+        with anyio.fail_after(5):
+            await api.slow.wait()
+        first = route.wire
+        with pytest.raises(OverLimit, match="'orders' takes at most 1 requests at once"):
+            await route.send("/v1/orders")
+        first.scope.cancel()
+        assert (await sending).status is OutcomeStatus.CANCELLED
+        assert (await route.send("/v1/orders")).status is OutcomeStatus.OK
+
+
+async def test_by_load_an_address_that_is_slow_gets_no_more() -> None:
+    slow, quick = PlainApi(), PlainApi()
+    async with AsyncExitStack() as stack:
+        addresses = [await stack.enter_async_context(serving(api)) for api in (slow, quick)]
+        route = await stack.enter_async_context(passing(*addresses, balance="least-in-flight"))
+        sending = asyncio.create_task(route.send("/v1/slow"))
+        with anyio.fail_after(5):
+            await slow.slow.wait()
+        held = route.wire
+        for _ in range(3):
+            await route.send("/v1/orders")
+        held.scope.cancel()
+        await sending
+    assert (len(slow.seen), len(quick.seen)) == (1, 3)
