@@ -2,7 +2,7 @@
 
 The same engine and the same bounds as for the arguments of tools: the request is read as arguments of the operation it
 is, and those are checked against the schema that the operation has as a tool. A document is read when the first request
-needs it, beside the event loop, and again when its file has changed after it could not be used.
+needs it, beside the event loop, and again when its file has changed.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Documents:
         before, document = self._read.get(name, (None, None))
         if document is None or (before is not rest and before != rest):
             return None
-        return document if document.described is not None or document.stamp == _stamp_of(rest.openapi) else None
+        return document if document.stamp == _stamp_of(rest.openapi) else None
 
 
 def _read(rest: RestConfig) -> _Document:

@@ -81,6 +81,17 @@ async def test_a_document_that_cannot_be_used_lets_nothing_pass_until_it_is_repa
     await documents.check("orders", rest, request("/v1/other"))
 
 
+async def test_a_document_that_has_changed_is_read_again(tmp_path: Path) -> None:
+    documents, rest = Documents(), config(tmp_path)
+    with pytest.raises(BadArguments, match="not in the document"):
+        await documents.check("orders", rest, request("/v2/orders/7"))
+    config(tmp_path, text=OPENAPI.replace("/v1/", "/v2/"))
+    await documents.check("orders", rest, request("/v2/orders/7"))
+    (tmp_path / "orders.yaml").unlink()
+    with pytest.raises(Misbehaved, match="No such file"):
+        await documents.check("orders", rest, request("/v2/orders/7"))
+
+
 async def test_a_schema_that_cannot_be_used_lets_nothing_pass(tmp_path: Path) -> None:
     outside = OPENAPI.replace("schema: {type: string}", "schema: {$dynamicRef: 'http://elsewhere/x'}")
     with pytest.raises(Misbehaved, match="cannot be checked: its schema"):
