@@ -106,7 +106,10 @@ class RouteSender:
         credential = await self._credential_for(caller, target.upstream)
         passage = _Passage(api, self._client, http, request, credential, self._max_answer_bytes)
         with http.relay.scope:
-            return await passage.run()
+            outcome = await passage.run()
+            if isinstance(http.relay, EditedRelay):
+                await http.relay.end()
+            return outcome
         return passage.outcome(OutcomeStatus.CANCELLED)
 
     def _on_its_route(self, api: Api, http: HttpPart) -> tuple[Api, HttpPart]:
@@ -216,8 +219,6 @@ class _Passage:
                     await self._http.relay.write(held)
                 held = piece
         self._http.relay.hold(held)
-        if isinstance(self._http.relay, EditedRelay):
-            await self._http.relay.end()
         return self.outcome(OutcomeStatus.HTTP_ERROR if answer.status >= 400 else OutcomeStatus.OK)
 
     def _count(self, piece: bytes) -> None:
