@@ -41,6 +41,10 @@ PROVIDER_TOOLS: Final = "provider-tools"
 """The upstream of what a model's provider does by itself (web search, code execution, calls of MCP servers):
 policies write `model:provider-tools/TYPE`. It passes every gate of ours, so it is a target of its own."""
 
+DRAFTS: Final = "_drafts"
+"""The upstream of every draft among the routes of plain APIs, which no server can be called: policies write
+`route:_drafts/SERVER/ROUTE`, besides what lets the request itself pass."""
+
 
 class Era(StrEnum):
     """The two kinds of MCP: stateless 2026-07-28 and later, and the handshake with sessions before it."""
@@ -262,6 +266,10 @@ class HttpPart:
     json: Any
     """The parsed body; nobody may edit it."""
     relay: Relay
+    route: str = ""
+    """Of a plain API: the name of the route that the request is on; empty: none speaks of it."""
+    fault: str = ""
+    """Why it cannot be sent although it may be allowed: what the route edits is not there."""
 
 
 @made_per_call(frozen=True, slots=True)
@@ -537,6 +545,7 @@ class OutcomeStatus(StrEnum):
     MISBEHAVED = "misbehaved"  # the upstream's answer broke the protocol or a bound
     CONSENT_NEEDED = "consent_needed"  # a person has to log in to the upstream first; nothing was sent
     CANCELLED = "cancelled"  # the agent cancelled it or went away
+    GONE = "gone"  # the route has been retired; nothing was sent
     INPUT_REQUIRED = "input_required"  # the upstream asks the agent's side something before it goes on
     WIRE_TASK = "wire_task"  # the tool goes on by itself (MCP's tasks extension); the agent asks for its result later
     RESUMED = "resumed"  # answers were taken to a call that waits for them; that call has its own entry
@@ -713,6 +722,9 @@ class Listing:
     """What was left out and why, for operators."""
     extensions: frozenset[str] = frozenset()
     """The protocol extensions it offers and we can carry."""
+    notes: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    """What the operator has to say about tools, by the upstream's own name: put behind their descriptions, and no part
+    of any definition that is approved."""
 
 
 class Sender(Protocol):

@@ -8,6 +8,7 @@
     │   ├── BadRequest          the message itself is wrong (parse error, bad params, bad cursor)
     │   ├── BadArguments        arguments that the tool's own schema refuses: a tool result the model can act on
     │   ├── Blocked             a guard found in it what the policy does not let pass: a tool result, as BadArguments
+    │   ├── Gone                a plain route that has been retired
     │   ├── OverLimit           too large, too many, too often
     │   ├── NotNow              the agent's to use, but not at this moment: the message says what has to happen first
     │   ├── ConsentNeeded       a person has to log in to an upstream first
@@ -30,7 +31,7 @@ agent: no secrets, no paths, no policy internals in them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -111,6 +112,16 @@ class Blocked(AgentError):
     def __init__(self, message: str, findings: Sequence[Finding] = ()) -> None:
         super().__init__(message)
         self.findings = tuple(findings)
+
+
+class Gone(AgentError):
+    """A plain route that has been retired. `headers` say since when, and what there is instead."""
+
+    code = "GW-GONE"
+
+    def __init__(self, message: str, headers: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.headers = headers
 
 
 class OverLimit(AgentError):

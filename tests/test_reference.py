@@ -74,6 +74,14 @@ def test_every_key_of_a_tool_written_by_hand_is_documented(tmp_path: Path) -> No
     assert documented("configuration.md", "tool of a rest server").keys() == keys_of_servers_toml(tmp_path, server)
 
 
+def test_every_key_of_a_route_is_documented(tmp_path: Path) -> None:
+    server = '[servers.a]\nrest = "https://a.example"\ninclude = ["* **"]\n[servers.a.route.r]\nmatch = ["* **"]\n'
+    tables = {"route of a rest server": "", "request of a route": "request", "answer of a route": "answer"}
+    for heading, table in tables.items():
+        toml = f"{server}[servers.a.route.r.{table}]\n" if table else server
+        assert documented("configuration.md", heading).keys() == keys_of_servers_toml(tmp_path, toml)
+
+
 def test_every_key_of_a_model_is_documented(tmp_path: Path) -> None:
     provider = keys_of_servers_toml(tmp_path, '[models.a]\nurl = "https://a.example"')
     alias = keys_of_servers_toml(tmp_path, '[models.b]\nurl = "https://b.example"\n[models.a]\ntargets = ["b/m"]')

@@ -175,6 +175,8 @@ class _Builder:
         others = len(self._found[Kind.TOOL])
         self._problems += [Problem(listing.upstream, message) for message in listing.problems]
         self._add_kind(listing.upstream, Kind.TOOL, listing.tools)
+        if listing.notes:
+            self._found[Kind.TOOL][others:] = [_noted(tool, listing.notes) for tool in self._found[Kind.TOOL][others:]]
         self._add_kind(listing.upstream, Kind.PROMPT, listing.prompts)
         self._add_kind(listing.upstream, Kind.RESOURCE, listing.resources)
         self._add_kind(listing.upstream, Kind.TEMPLATE, listing.templates)
@@ -350,6 +352,15 @@ def _label(raw: Any, kind: Kind) -> str:
     """How a complaint names a definition that may be anything."""
     name = raw.get(_NAME_OF[kind]) if isinstance(raw, dict) else None
     return ascii(name)[:200] if isinstance(name, str) else "without a name"
+
+
+def _noted(tool: Target, notes: Mapping[str, str]) -> Target:
+    """A tool with what the operator has to say about it behind its description."""
+    note = notes.get(tool.name)
+    if note is None:
+        return tool
+    words = "\n\n".join(each for each in (tool.definition.get("description"), note) if each)
+    return replace(tool, definition={**tool.definition, "description": words})
 
 
 def _version(targets: Mapping[Kind, tuple[Target, ...]]) -> str:

@@ -22,10 +22,12 @@ from mcp_gateway.cli.output import (
 )
 from mcp_gateway.config.servers import Configuration, load
 from mcp_gateway.config.toml_lines import did_you_mean
-from mcp_gateway.domain import Kind
+from mcp_gateway.domain import DRAFTS, Kind
 from mcp_gateway.errors import Complaint, ConfigInvalid, PolicyInvalid
 from mcp_gateway.policy.compile import Policy
+from mcp_gateway.policy.document import Grant
 from mcp_gateway.policy.tables import CODE
+from mcp_gateway.rest.lifecycle import State
 from mcp_gateway.wiring import policy_of
 
 
@@ -70,13 +72,23 @@ def _policy(configuration: Configuration, errors: list[ConfigInvalid | PolicyInv
 
 def strangers(configuration: Configuration, policy: Policy) -> Iterator[Complaint]:
     """Grants for servers that are not there: a misspelt name allows nothing, and nobody would ever see why."""
-    known = {server.name for server in configuration.servers}
+    known = {server.name for server in configuration.servers} | {DRAFTS}
     for task in policy.tasks.values():
         for grant in (*task.grants, *task.denies):
             named = {pattern.upstream for pattern in grant.patterns if pattern.kind is not Kind.MODEL}
             for upstream in sorted(named - known - {"*"}):
                 message = f"no server is named {upstream!r}, so this concerns nothing"
-                yield Complaint(grant.at.file, grant.at.line, message, did_you_mean(upstream, known), CODE)
+                yield Complaint(grant.at.file, grant.at.line, message, did_you_mean(upstream, known - {DRAFTS}), CODE)
+            yield from _strange_drafts(configuration, grant)
+
+
+def _strange_drafts(configuration: Configuration, grant: Grant) -> Iterator[Complaint]:
+    routes = [(server.name, route) for server in configuration.servers if server.rest for route in server.rest.routes]
+    drafts = [f"{server}/{route.name}" for server, route in routes if route.life.state is State.DRAFT]
+    for pattern in grant.patterns:
+        if pattern.upstream == DRAFTS and not any(pattern.name.matches(draft) for draft in drafts):
+            message = f"no route is a draft named {pattern.name.text!r}, so this concerns nothing"
+            yield Complaint(grant.at.file, grant.at.line, message, did_you_mean(pattern.name.text, drafts), CODE)
 
 
 def _print(

@@ -18,7 +18,19 @@ from mcp_gateway.audit.query import escaped
 from mcp_gateway.cli.output import DEFAULT_CONFIG, EXIT_NO, AsJson, ConfigPath, out, print_json, warn
 from mcp_gateway.config.servers import Configuration, load
 from mcp_gateway.config.toml_lines import did_you_mean
-from mcp_gateway.domain import MODELS, NOTHING, PROVIDER_TOOLS, Caller, Json, Kind, Request, StartedTask, Target, Verb
+from mcp_gateway.domain import (
+    DRAFTS,
+    MODELS,
+    NOTHING,
+    PROVIDER_TOOLS,
+    Caller,
+    Json,
+    Kind,
+    Request,
+    StartedTask,
+    Target,
+    Verb,
+)
 from mcp_gateway.errors import Unreachable
 from mcp_gateway.guards.transactions import Transactions
 from mcp_gateway.identity.started import StartedRecord
@@ -30,7 +42,7 @@ from mcp_gateway.policy.explain import Explanation, explain
 from mcp_gateway.policy.golden import as_if_started
 from mcp_gateway.policy.patterns import Pattern, PatternError, parse_pattern
 from mcp_gateway.telemetry import setup_logging
-from mcp_gateway.wiring import audit_reader, catalog_of, policy_of, started_tasks_of, utc_now
+from mcp_gateway.wiring import apis_of, audit_reader, catalog_of, policy_of, started_tasks_of, utc_now
 
 ASK_UPSTREAM_S: Final = 10.0
 MAX_DIGITS: Final = 18
@@ -41,6 +53,7 @@ _CALLS: Final[Mapping[Kind, tuple[Verb, str]]] = {
     Kind.PROMPT: (Verb.GET, "prompts/get"),
     Kind.RESOURCE: (Verb.READ, "resources/read"),
     Kind.MODEL: (Verb.MODEL, "model"),
+    Kind.ROUTE: (Verb.ROUTE, "route"),
 }
 
 _METHODS: Final[Mapping[str, str]] = {
@@ -202,6 +215,8 @@ def _find(configuration: Configuration, pattern: Pattern, written: str) -> _Foun
     bare = Target(pattern.kind, pattern.upstream, name, name, {}, "")
     if pattern.kind is Kind.MODEL:
         return _find_model(configuration, bare)
+    if pattern.kind is Kind.ROUTE:
+        return _find_route(configuration, bare)
     enabled = [server.name for server in configuration.servers if server.enabled]
     if pattern.upstream not in enabled:
         warn(
@@ -230,6 +245,20 @@ def _find_model(configuration: Configuration, bare: Target) -> _Found:
     if not is_offered:
         warn(f"{configuration.path} offers no model {bare.name!r}", did_you_mean(bare.name, offered))
     return _Found(offered.get(bare.name, bare), is_offered)
+
+
+def _find_route(configuration: Configuration, bare: Target) -> _Found:
+    """A request to a plain API, as it would be sent; or a draft among the routes of one."""
+    apis = apis_of(configuration)
+    server, _, route = bare.name.partition("/")
+    if bare.upstream == DRAFTS:
+        is_offered = server in apis and route in (each.name for each in apis[server].routes)
+    else:
+        method, _, path = bare.name.partition(" ")
+        is_offered = bare.upstream in apis and apis[bare.upstream].admits(method, path)
+    if not is_offered:
+        warn(f"{configuration.path} has no route {bare.key!r}", did_you_mean(bare.upstream, apis))
+    return _Found(bare, is_offered)
 
 
 def _tell_entry(configuration: Configuration, number: str, as_json: bool) -> None:

@@ -15,17 +15,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from mcp_gateway.config.rest_routes import read_balance, read_max_concurrent, read_patterns, read_routes
 from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.config.settings import DAY_S
 from mcp_gateway.config.table import ConfigCode, Table
 from mcp_gateway.rest.caching import CACHED, CacheRules
 from mcp_gateway.rest.headers import NEVER
-from mcp_gateway.rest.matching import METHODS, Method, RoutePattern, read_pattern
+from mcp_gateway.rest.matching import METHODS, Method, RoutePattern
 from mcp_gateway.rest.operations import BODY, JSON_TYPE, Operation, Parameter
+from mcp_gateway.rest.routing import Balance, Route
 
 MAX_TARGETS: Final = 32
+
+Checking = Literal["off", "described", "all"]
+CHECKINGS: Final[tuple[Checking, ...]] = ("off", "described", "all")
 
 _TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _PLACE: Final = re.compile(r"\{([^{}]+)\}")
@@ -51,6 +56,13 @@ class RestConfig:
     cache: CacheRules | None = None
     """Which answers are kept for who asked; None: none."""
     secrets: frozenset[str] = field(default_factory=frozenset, repr=False)
+    routes: tuple[Route, ...] = ()
+    """What holds for some requests; of those that speak of one, the first."""
+    balance: Balance = "weight"
+    max_concurrent: int | None = None
+    """Requests passed through at once."""
+    check_requests: Checking = "off"
+    """Which requests have to fit the document: none, those it describes, or all, so that others are refused."""
 
     def admits(self, method: str, path: str) -> bool:
         """Whether this method on this path (or path template) exists for agents."""
@@ -68,12 +80,23 @@ def read_rest(table: Table, secrets: Secrets, url: str) -> RestConfig:
         return_headers=_header_names(table, "return_headers"),
         retries=table.count("retries", 1, 0, 5) if "retries" in table else 1,
         cache=_cache(table),
+        routes=read_routes(table, lambda route: _targets(route, secrets)),
+        balance=read_balance(table),
+        max_concurrent=read_max_concurrent(table),
+        check_requests=_checking(table),
     )
 
 
-def _targets(table: Table, secrets: Secrets, url: str) -> tuple[tuple[str, float], ...]:
-    """`rest` itself, and what else `targets` names."""
-    found = [(url.rstrip("/"), 1.0)]
+def _checking(table: Table) -> Checking:
+    checking = table.choice("check_requests", CHECKINGS, "off")
+    if checking != "off" and table.raw("openapi") is None:
+        table.refuse("check_requests", "there is no document to check requests against", "name it with 'openapi'")
+    return checking
+
+
+def _targets(table: Table, secrets: Secrets, url: str = "") -> tuple[tuple[str, float], ...]:
+    """`rest` itself (a route's own targets stand alone), and what else `targets` names."""
+    found = [(url.rstrip("/"), 1.0)] if url else []
     written = table.raw("targets")
     for index, item in enumerate(written if isinstance(written, list) else []):
         given = item if isinstance(item, dict) else {}
@@ -90,20 +113,9 @@ def _targets(table: Table, secrets: Secrets, url: str) -> tuple[tuple[str, float
     return tuple(found[:MAX_TARGETS])
 
 
-def _patterns(table: Table, key: str) -> list[RoutePattern]:
-    patterns = []
-    for index, text in enumerate(table.texts(key)):
-        try:
-            patterns.append(read_pattern(text))
-        except ValueError as e:
-            fix = "write a method and a path, such as 'GET /v1/orders/*'"
-            table.findings.refuse((*table.path, key, index), str(e), fix, ConfigCode.BAD_VALUE)
-    return patterns
-
-
 def _cache(table: Table) -> CacheRules | None:
     """`cache` and `cache_stale_s`."""
-    routes = _patterns(table, "cache")
+    routes = read_patterns(table, "cache")
     if any(route.methods - set(CACHED) for route in routes):
         table.refuse("cache", "only answers to GET and HEAD can be kept", 'write cache = ["GET /v1/orders/*"]')
     stale_s = table.count("cache_stale_s", 0, 0, int(DAY_S))
@@ -111,11 +123,11 @@ def _cache(table: Table) -> CacheRules | None:
 
 
 def _include(table: Table) -> tuple[RoutePattern, ...]:
-    patterns = _patterns(table, "include")
+    patterns = read_patterns(table, "include")
     if not patterns and "include" not in table:
         fix = 'write include = ["GET /v1/orders/*"]; include = ["* **"] is everything'
         table.findings.warn(table.path, "nothing is included: agents will see nothing", fix, ConfigCode.NO_SERVERS)
-    return tuple(patterns)
+    return patterns
 
 
 def _file(table: Table, secrets: Secrets) -> Path | None:

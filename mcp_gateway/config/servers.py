@@ -44,14 +44,9 @@ _COMMAND_ONLY: Final = ("env", "cwd", "children")
 _URL_ONLY: Final = ("headers", "auth")
 _UNRESOLVED: Final = (ConfigCode.ENV_UNSET, ConfigCode.SECRET_FILE, ConfigCode.KEYRING)
 _REST_ONLY: Final = (
-    "openapi",
-    "tool",
-    "targets",
-    "send_headers",
-    "return_headers",
-    "retries",
-    "cache",
-    "cache_stale_s",
+    *("openapi", "tool", "targets", "send_headers", "return_headers", "retries"),
+    *("route", "balance", "max_concurrent", "check_requests"),
+    *("cache", "cache_stale_s"),
 )
 
 

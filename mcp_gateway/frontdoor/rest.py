@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from math import ceil
+from typing import Final
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
 from mcp_gateway.config.rest import RestConfig
-from mcp_gateway.domain import Caller, HttpPart, Json, Kind, Request, Transport, Verb
+from mcp_gateway.domain import NOTHING, Caller, HttpPart, Json, Kind, Request, Transport, Verb
 from mcp_gateway.errors import (
     BadArguments,
     BadRequest,
     Blocked,
     GatewayError,
+    Gone,
     Misbehaved,
     NotAuthenticated,
     NotAvailable,
@@ -34,8 +36,11 @@ from mcp_gateway.frontdoor.head import Lines, head_of
 from mcp_gateway.frontdoor.http_relay import HttpRelay
 from mcp_gateway.gateway import Gateway
 from mcp_gateway.jsonrpc import dump, parse
+from mcp_gateway.rest.editing import Plain, is_json_type
+from mcp_gateway.rest.lifecycle import State, draft_of
 from mcp_gateway.rest.matching import METHODS
 from mcp_gateway.rest.paths import canonical_path, checked_query
+from mcp_gateway.rest.routing import route_of
 from mcp_gateway.upstreams.connection import SILENT
 
 ROUTE: Final = re.compile(
@@ -53,6 +58,7 @@ CallerOf = Callable[[Scope, Sequence[str], str | None], Awaitable[Caller]]
 _STATUS_OF: Final[tuple[tuple[type[GatewayError], int, str], ...]] = (
     (NotAuthenticated, 401, "not authenticated"),
     (NotAvailable, 404, "not found"),
+    (Gone, 410, "gone"),
     (Blocked, 403, "blocked by a guard"),
     (BadRequest, 400, "bad request"),
     (BadArguments, 400, "bad request"),
@@ -104,7 +110,7 @@ class RestDoor:
             # An answer that has begun cannot become another: without its end it shows that it broke off.
             if relay.is_begun:
                 raise
-            await _refuse(send, *_words_for(e), request_id)
+            await _refuse(send, *_words_for(e), request_id, _headers_for(e))
 
     async def _walk(self, receive: Receive, caller: Caller, request: Request, relay: HttpRelay) -> None:
         key = self._closers.add(caller, relay.scope.cancel, is_stream=False)
@@ -130,37 +136,46 @@ class RestDoor:
             raise HttpRefusedError(refusal)
         server, method = (route["server"] or b"").decode(), str(scope["method"])
         body = await self._doorstep.read_body(scope, receive)
-        fields = head_of(scope).lines.fields
+        fields, api = head_of(scope).lines.fields, self._apis().get(server)
         try:
-            path, query = canonical_path(route["path"] or b""), checked_query(scope["query_string"])
-            value = parse(body) if body and _is_json(fields) else None
-            facts = _facts(method, path, query, value)
+            asked = _asked(route["path"] or b"", scope["query_string"], body, fields)
+            way = route_of(api.routes, method, asked.path, fields) if api is not None and api.routes else None
+            sent, fault = (asked, "") if way is None else way.request.made_in(method, asked)
+            facts = _facts(method, asked, sent)
         except (BadRequest, ValueError) as e:
             await self._gateway.note_malformed(caller, f"{method} /rest/{server}", str(e))
             raise BadRequest(str(e)) from e
-        api = self._apis().get(server)
-        is_there = api is not None and method in METHODS and api.admits(method, path)
-        full_path = f"{path}?{query}" if query else path
+        is_there = api is not None and method in METHODS and api.admits(method, sent.path)
+        full_path = f"{sent.path}?{sent.query}" if sent.query else sent.path
         return Request(
             request_id=request_id,
             verb=Verb.ROUTE,
             method="route",
             kind=Kind.ROUTE,
-            name=f"{method} {path}",
+            name=f"{method} {sent.path}",
             params={"arguments": facts, "_meta": {"traceparent": fields.get("traceparent", "")}},
             transport=Transport.HTTP,
             client=fields.get("user-agent", "")[:200],
             upstream=server if is_there else "",
-            http=HttpPart(full_path, fields, body, value, relay),
+            needs=(draft_of(server, way.name),) if way is not None and way.life.state is State.DRAFT else (),
+            http=HttpPart(full_path, fields, sent.body, sent.json, relay, "" if way is None else way.name, fault),
         )
 
 
-def _facts(method: str, path: str, query: str, body: Any) -> Json:
-    """What conditions see as `args`."""
-    members = parse_qs(query, keep_blank_values=True, max_num_fields=MAX_QUERY_MEMBERS)
+def _asked(path: bytes, query: bytes, body: bytes, fields: Mapping[str, str]) -> Plain:
+    """The request in its one spelling. Raises `BadRequest`."""
+    value = parse(body) if body and is_json_type(fields.get("content-type", "")) else None
+    return Plain(canonical_path(path), checked_query(query), body, value)
+
+
+def _facts(method: str, asked: Plain, sent: Plain) -> Json:
+    """What conditions see as `args`: the request as it is sent, and beside that the path as it was asked for."""
+    members = parse_qs(sent.query, keep_blank_values=True, max_num_fields=MAX_QUERY_MEMBERS)
     shown = {name: values[0] if len(values) == 1 else values for name, values in members.items()}
-    facts: Json = {"method": method, "path": path, "query": shown}
-    return facts if body is None else {**facts, "body": body}
+    facts: Json = {"method": method, "path": sent.path, "query": shown}
+    if sent.path != asked.path:
+        facts["asked"] = asked.path
+    return facts if sent.json is None else {**facts, "body": sent.json}
 
 
 def _credentials(scope: Scope) -> list[str]:
@@ -176,11 +191,6 @@ def _check_contents(lines: Lines) -> Refusal | None:
     return None
 
 
-def _is_json(fields: Mapping[str, str]) -> bool:
-    kind = fields.get("content-type", "").partition(";")[0].strip().lower()
-    return kind in ("application/json", "text/json") or kind.endswith("+json")
-
-
 def _words_for(error: GatewayError) -> tuple[int, str]:
     for kind, status, title in _STATUS_OF:
         if isinstance(error, kind):
@@ -188,9 +198,17 @@ def _words_for(error: GatewayError) -> tuple[int, str]:
     return 502, "the gateway could not pass it on"
 
 
-async def _refuse(send: Send, status: int, text: str, request_id: str) -> None:
+def _headers_for(error: GatewayError) -> Mapping[str, str]:
+    if isinstance(error, Gone):
+        return error.headers
+    wait_s = error.retry_after_s if isinstance(error, OverLimit) else None
+    return {} if wait_s is None else {"retry-after": str(max(ceil(wait_s), 1))}
+
+
+async def _refuse(send: Send, status: int, text: str, request_id: str, also: Mapping[str, str] = NOTHING) -> None:
     """An error of the gateway's own, told from the API's by its type and a header (RFC 9457)."""
     headers: list[tuple[bytes, bytes]] = [(b"x-gateway-error", b"1"), (REQUEST_ID.encode(), request_id.encode())]
+    headers += [(name.encode(), value.encode("latin-1")) for name, value in also.items()]
     body = dump({"title": text, "status": status, "request_id": request_id})
     more: Headers = [*headers, CHALLENGE] if status == 401 else headers
     await send_json(send, status, body, more, b"application/problem+json")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mcp_gateway.config.toml_lines import KeyPath, Lines, did_you_mean, parse
-from mcp_gateway.domain import MODELS, PROVIDER_TOOLS, Budget
+from mcp_gateway.domain import DRAFTS, MODELS, PROVIDER_TOOLS, Budget
 from mcp_gateway.errors import Complaint, ConfigInvalid, PolicyInvalid
 from mcp_gateway.policy.budgets import BudgetRule, read_budget_rule
 from mcp_gateway.policy.conditions import Condition, compile_condition
@@ -59,7 +59,7 @@ _TASK: Final[Mapping[str, type]] = {
     "mode": str,
     "routes": dict,
 }
-_ROUTES: Final[Mapping[str, type]] = {"allow": list}
+_ROUTES: Final[Mapping[str, type]] = {"allow": list, "drafts": list}
 _MODELS: Final[Mapping[str, type]] = {"allow": list, "provider_tools": list}
 _GRANT: Final[Mapping[str, type]] = {
     "tools": list,
@@ -359,7 +359,10 @@ def _check_context(tables: Sequence[Table], grants: Sequence[Grant], context: fr
 
 
 def _read_routes(table: Table | None) -> list[Grant]:
-    """`[tasks.NAME.routes]`: `"orders: GET /v1/**"` is short for a grant of `route:orders/GET /v1/**`."""
+    """`[tasks.NAME.routes]`: `"orders: GET /v1/**"` is short for a grant of `route:orders/GET /v1/**`.
+
+    `drafts` names routes whose drafts are there besides: `"orders/v3"`, short for `route:_drafts/orders/v3`.
+    """
     if table is None:
         return []
     table.check_keys(_ROUTES, frozenset())
@@ -373,6 +376,9 @@ def _read_routes(table: Table | None) -> list[Grant]:
             continue
         texts = [(index, f"route:{server}/{method} {path}") for method in methods.split(",")]
         grants.append(Grant(table.place(("allow", index)), _patterns(table, "allow", texts, any_upstream=False)))
+    for index, text in table.texts("drafts"):
+        texts = [(index, f"route:{DRAFTS}/{text}")]
+        grants.append(Grant(table.place(("drafts", index)), _patterns(table, "drafts", texts, any_upstream=False)))
     return grants
 
 

@@ -92,8 +92,11 @@ def _covers(pattern: Pattern, target: Target, is_deny: bool) -> bool:
 def _patterns(
     line: Grant, there: Mapping[str, list[Target]], asked: frozenset[str], is_deny: bool
 ) -> Iterator[Complaint]:
-    """Patterns that match nothing. Of an upstream with templates any URI may be good, so nothing is said."""
+    """Patterns that match nothing. Of an upstream with templates any URI may be good, so nothing is said; nor of paths
+    of plain APIs, which nobody lists."""
     for pattern in line.patterns:
+        if pattern.kind is Kind.ROUTE:
+            continue
         if pattern.upstream != "*" and pattern.upstream not in asked:
             continue
         near = [t for name in (there if pattern.upstream == "*" else [pattern.upstream]) for t in there.get(name, ())]

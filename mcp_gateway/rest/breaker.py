@@ -1,4 +1,4 @@
-"""Which of several addresses of one API to ask now: by weight, and not those that keep failing.
+"""Which of several addresses of one API to ask now: by weight or by what is under way, not those that keep failing.
 
 After some failures in a row, or when it says `Retry-After`, an address rests; then one call tries it again. Time is an
 argument. Belongs to one event loop.
@@ -6,7 +6,8 @@ argument. Belongs to one event loop.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -15,6 +16,8 @@ FAILURES_UNTIL_OPEN: Final = 5
 FIRST_REST_S: Final = 2.0
 LONGEST_REST_S: Final = 60.0
 LONGEST_RETRY_AFTER_S: Final = 300.0
+
+_UNCOUNTED: Final = nullcontext()
 
 
 @dataclass(slots=True)
@@ -38,14 +41,16 @@ class Record:
 class _State(Record):
     passed_over: float = 0.0
     """How much it is owed: the one that is owed most is asked next (smooth weighted round robin)."""
+    under_way: int = 0
 
 
 class Breaker:
-    """The addresses of one API, with their weights."""
+    """The addresses of one API, with their weights; `by_load`: the one that has least to do for its weight is next."""
 
-    def __init__(self, weights: Sequence[tuple[str, float]]) -> None:
+    def __init__(self, weights: Sequence[tuple[str, float]], *, by_load: bool = False) -> None:
         self._weights = tuple(weights)
         self._states = {address: _State() for address, _ in weights}
+        self._by_load = by_load
 
     def choose(self, now_s: float, tried: frozenset[str] = frozenset()) -> tuple[str | None, float]:
         """The address to ask, or None and the seconds until one may be asked; one of `tried` is not asked again."""
@@ -54,6 +59,8 @@ class Breaker:
         if not awake:
             wait_s = min((self._states[address].rests_until - now_s for address, _ in there), default=0.0)
             return None, max(wait_s, 0.0)
+        if self._by_load:
+            awake = self._idlest(awake)
         for address, weight in awake:
             self._states[address].passed_over += weight
         chosen = max((address for address, _ in awake), key=lambda address: self._states[address].passed_over)
@@ -62,6 +69,24 @@ class Breaker:
         if state.rests_until:
             state.rests_until = now_s + FIRST_REST_S  # this call tries it for all others
         return chosen, 0.0
+
+    def asking(self, address: str) -> AbstractContextManager[None]:
+        """Count a request to an address as under way while in here, where anything depends on that."""
+        return self._counted(self._states[address]) if self._by_load else _UNCOUNTED
+
+    @contextmanager
+    def _counted(self, state: _State) -> Iterator[None]:
+        state.under_way += 1
+        try:
+            yield
+        finally:
+            state.under_way -= 1
+
+    def _idlest(self, awake: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+        """Those that would have least to do for their weight with one request more."""
+        loads = [(self._states[address].under_way + 1) / weight for address, weight in awake]
+        least = min(loads)
+        return [pair for pair, load in zip(awake, loads, strict=True) if load == least]
 
     def worked(self, address: str) -> None:
         """It answered."""

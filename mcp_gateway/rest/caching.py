@@ -85,6 +85,8 @@ class Asked:
     credential: str
     """A digest of the credential that goes with it; empty: there is none."""
     request_id: str
+    route: str = ""
+    """Its route, which decides where it goes and what is edited on the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +177,8 @@ class RouteCache:
         self._is_over = True
         self.empty()
 
-    def _key(self, asked: Asked) -> tuple[int, str, str]:
-        return (id(self), asked.path, asked.credential)
+    def _key(self, asked: Asked) -> tuple[int, str, str, str]:
+        return (id(self), asked.route, asked.path, asked.credential)
 
     def _named_in(self, headers: Headers) -> list[str]:
         """What else of this API an answer says it is about."""

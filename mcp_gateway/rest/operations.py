@@ -88,7 +88,7 @@ class Operation:
         tool: Json = {
             "name": self.name,
             "description": "\n\n".join(words),
-            "inputSchema": self._input_schema(),
+            "inputSchema": self.input_schema(),
             "annotations": {
                 "readOnlyHint": self.method in _READS,
                 "destructiveHint": self.method == "DELETE",
@@ -120,7 +120,8 @@ class Operation:
                 headers["Content-Type"] = self.body_type
         return HttpCall(self.method, path, "&".join(query), headers, body)
 
-    def _input_schema(self) -> Json:
+    def input_schema(self) -> Json:
+        """What its arguments have to fit."""
         properties = {each.argument: _described(each) for each in self.parameters}
         schema: Json = {"type": "object", "properties": properties, "additionalProperties": False}
         required = [each.argument for each in self.parameters if each.is_required]

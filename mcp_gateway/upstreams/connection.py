@@ -72,6 +72,8 @@ class Greeting:
     instructions: str = ""
     extensions: frozenset[str] = frozenset()
     """What it announced, of the protocol extensions we can carry."""
+    notes: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    """See `Listing.notes`: only ever a word of the operator's, never of the server's."""
 
 
 Question = Callable[[str, Json, Reply | None], Awaitable[Json]]

@@ -75,6 +75,7 @@ async def fetch_listing(
         ttl_ms=fetcher.ttl_ms or 0,
         problems=tuple(fetcher.problems),
         extensions=greeting.extensions,
+        notes=greeting.notes,
     )
 
 

@@ -7,6 +7,7 @@ from mcp_gateway.wiring.clock import new_request_id, utc_now
 from mcp_gateway.wiring.offers import bounded, catalog_of, naming_rule, sifted_of, upstream_limits
 from mcp_gateway.wiring.parts import Load, Running
 from mcp_gateway.wiring.policies import check_agent, policy_of
+from mcp_gateway.wiring.routes import apis_of
 from mcp_gateway.wiring.starting import running, trusting
 from mcp_gateway.wiring.stores import (
     audit_reader,
@@ -24,6 +25,7 @@ __all__ = [
     "Load",
     "Running",
     "Trust",
+    "apis_of",
     "audit_reader",
     "bounded",
     "broker_of",

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.servers import Configuration
-from mcp_gateway.domain import Kind, Target
+from mcp_gateway.domain import Json, Kind, Target
 from mcp_gateway.jsonrpc import canonical
+from mcp_gateway.rest.routing import Route
 
 
 def apis_of(configuration: Configuration) -> Mapping[str, RestConfig]:
@@ -21,9 +22,17 @@ def routes_of(configuration: Configuration) -> list[Target]:
     found = []
     for server in configuration.servers:
         if server.rest is not None and server.enabled:
-            definition = {"name": server.name, "include": [pattern.text for pattern in server.rest.include]}
+            definition: Json = {"name": server.name, "include": [pattern.text for pattern in server.rest.include]}
+            if server.rest.routes:
+                definition["routes"] = [_shown(route) for route in server.rest.routes]
             digest = hashlib.sha256(canonical(definition)).hexdigest()
             found.append(
                 Target(Kind.ROUTE, server.name, "**", server.name, definition, digest, server.tags, definition)
             )
     return found
+
+
+def _shown(route: Route) -> Json:
+    """What the audit keeps of a route: which requests are on it, and where in its life it is."""
+    life = {"state": route.life.state, "deprecated_at": route.life.deprecated_at, "sunset_at": route.life.sunset_at}
+    return {"name": route.name, "match": [pattern.text for pattern in route.match], **life}

@@ -14,6 +14,7 @@ from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.config.settings import Settings
 from mcp_gateway.domain import Caller, Credential, Reason, Request, Target
 from mcp_gateway.guards.detect import KnownSecrets
+from mcp_gateway.guards.documents import Documents
 from mcp_gateway.guards.personal import PersonalData
 from mcp_gateway.models.caching import Prompts
 from mcp_gateway.models.call import Surroundings
@@ -22,10 +23,9 @@ from mcp_gateway.models.sender import ModelSender
 from mcp_gateway.models.shadow import Shadow
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.decide import decide
-from mcp_gateway.rest.breaker import Breaker
 from mcp_gateway.rest.caching import CacheRules, Clocks, RouteCache, Stored
 from mcp_gateway.upstreams.plain import PlainClient
-from mcp_gateway.upstreams.routes import Api, RouteSender
+from mcp_gateway.upstreams.routes import Api, RouteSender, api_of
 from mcp_gateway.wiring.clock import utc_now
 
 
@@ -43,6 +43,7 @@ class Senders:
         private = (KnownSecrets(RULES), PersonalData())
         self._shadow = Shadow(Cache(bounds), time.monotonic, lambda text: any(each.scan(text) for each in private))
         self._answers = Cache[tuple[Stored, ...]](bounds)
+        self._documents = Documents()
         self._model_calls = Surroundings(
             client=self._client,
             health=Health(),
@@ -66,12 +67,19 @@ class Senders:
         """For requests to the plain APIs among these servers; one that has not changed keeps its breaker and cache."""
         kept = {name: api for name, api in self._apis.items() if any(api.server == server for server in servers)}
         self._apis = {
-            server.name: kept.get(server.name) or Api(server, server.rest, Breaker(server.rest.targets))
+            server.name: kept.get(server.name) or api_of(server, server.rest)
             for server in servers
             if server.rest is not None and server.enabled
         }
         self._caches = self._caches_of(self._apis, kept)
-        return RouteSender(self._apis, self._client, self._credential_for, self._max_answer_bytes, self._caches)
+        return RouteSender(
+            self._apis,
+            self._client,
+            self._credential_for,
+            self._max_answer_bytes,
+            self._caches,
+            self._documents.check,
+        )
 
     def note_written(self, api: str) -> None:
         """A tool may have changed something there."""
@@ -90,7 +98,8 @@ class Senders:
         }
 
     def _cache(self, rest: RestConfig, rules: CacheRules) -> RouteCache:
-        return RouteCache(rules, [base for base, _ in rest.targets], self._answers, Clocks(time.time, time.monotonic))
+        targets = (*rest.targets, *(target for route in rest.routes for target in route.targets))
+        return RouteCache(rules, [base for base, _ in targets], self._answers, Clocks(time.time, time.monotonic))
 
     async def close(self) -> None:
         """Close every connection, those in use included."""

@@ -2,6 +2,7 @@
 
 import string
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,6 +61,14 @@ def test_the_hash_is_over_the_upstreams_own_definition() -> None:
     changed = build([Listing("u", tools=(tool("x", description="other"),))], {}).targets(Kind.TOOL)[0]
     assert plain.definition_hash == unprefixed.definition_hash
     assert plain.definition_hash != changed.definition_hash
+
+
+def test_what_the_operator_says_of_a_tool_stands_behind_its_description_and_changes_no_hash() -> None:
+    listing = Listing("api", tools=(tool("old", description="Looks."), tool("new"), tool("bare")))
+    noted = replace(listing, notes={"old": "Ends.", "bare": "Ends too."})
+    before, after = build([listing], {}).targets(Kind.TOOL), build([noted], {}).targets(Kind.TOOL)
+    assert [each.definition.get("description") for each in after] == ["Ends too.", None, "Looks.\n\nEnds."]
+    assert [(each.definition_hash, each.raw) for each in after] == [(each.definition_hash, each.raw) for each in before]
 
 
 def test_a_changed_definition_or_tag_makes_another_version() -> None:

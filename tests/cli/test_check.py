@@ -75,6 +75,16 @@ def test_a_deny_for_every_server_is_no_stranger(operator: Any) -> None:
     assert operator.json("check") == {"ok": True, "errors": [], "warnings": []}
 
 
+def test_a_draft_that_no_route_is_is_a_warning(operator: Any) -> None:
+    route = '[servers.api.route.v3]\nmatch = ["* **"]\nstate = "draft"\n'
+    servers = f'[servers.api]\nrest = "http://127.0.0.1:9"\ninclude = ["* **"]\n{route}'
+    policy = '[agents.a]\ntasks = ["t"]\n[tasks.t.routes]\ndrafts = [\n  "api/v3",\n  "api/v4",\n]\n'
+    operator.write({"servers.toml": servers, "policies/agents.toml": policy})
+    [warning] = operator.json("check")["warnings"]
+    assert warning["message"] == "no route is a draft named 'api/v4', so this concerns nothing"
+    assert (warning["line"], warning["fix"]) == (6, "did you mean 'api/v3'?")
+
+
 def test_what_is_sound_is_summed_up(operator: Any) -> None:
     servers, policies = operator.run("check").stdout.splitlines()
     assert servers == "ok servers.toml: 1 server (files)"

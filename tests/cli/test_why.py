@@ -66,6 +66,17 @@ def test_a_server_nobody_configured_is_a_no(operator: Any) -> None:
     assert "denied (unknown_target)" in result.stdout
 
 
+def test_a_request_to_a_plain_api_is_explained(operator: Any) -> None:
+    route = '[servers.api.route.v3]\nmatch = ["* /v3/**"]\nstate = "draft"\n'
+    servers = f'[servers.api]\nrest = "http://127.0.0.1:9"\ninclude = ["GET /v1/**"]\n{route}'
+    policy = '[agents.bot]\ntasks = ["t"]\ndefault_task = "t"\n[tasks.t.routes]\nallow = ["api: * /v1/**"]\n'
+    operator.write({"servers.toml": servers, "policies/agents.toml": policy + 'drafts = ["api/v3"]\n'})
+    assert "allowed (grant)" in operator.run("why", "bot", "route:api/GET /v1/orders/7").stdout
+    assert "allowed (grant)" in operator.run("why", "bot", "route:_drafts/api/v3").stdout
+    for unknown in ("route:api/DELETE /v1/orders/7", "route:_drafts/api/v4", "route:other/GET /v1"):
+        assert "denied (unknown_target)" in operator.run("why", "bot", unknown, exits=1).stdout
+
+
 def test_an_upstream_that_is_down_leaves_the_policy_s_word(operator: Any) -> None:
     config = operator.folder / "servers.toml"
     config.write_text(

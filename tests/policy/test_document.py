@@ -85,6 +85,11 @@ def test_a_route_that_is_none_is_named_with_the_form_it_should_have(line: str) -
     assert "write" in complaint
 
 
+def test_drafts_are_short_for_grants_of_their_own() -> None:
+    document = from_sources({"a.toml": "[tasks.t.routes]\ndrafts = ['orders/v3']\n"})
+    assert [each.text for grant in document.tasks["t"].grants for each in grant.patterns] == ["route:_drafts/orders/v3"]
+
+
 def test_routes_are_short_for_grants_of_each_method() -> None:
     document = from_sources({"a.toml": "[tasks.t.routes]\nallow = ['orders: GET,HEAD /v1/**']\n"})
     [grant] = document.tasks["t"].grants

@@ -58,6 +58,7 @@ def test_a_pattern_that_matches_nothing_is_named(pattern: str) -> None:
 
 def test_nothing_is_said_of_upstreams_that_were_not_asked_and_of_uris_that_templates_may_stand_for() -> None:
     assert found("allow = ['other/x']\n") == []
+    assert found("routes = { allow = ['bank: GET /v1/**'] }\n") == []
     assert found("allow = ['resource:bank/f:///a']\n", [*THERE, target("f:///{x}", Kind.TEMPLATE)]) == []
     assert found("allow = ['resource:bank/f:///a']\n") == [("NO-MATCH", 4)]
 

@@ -1,6 +1,7 @@
 """Choosing among the addresses of one API."""
 
 from collections import Counter
+from contextlib import ExitStack
 from email.utils import formatdate
 
 from mcp_gateway.rest.breaker import FAILURES_UNTIL_OPEN, FIRST_REST_S, LONGEST_REST_S, Breaker, retry_after_s
@@ -55,3 +56,23 @@ def test_retry_after_in_all_its_forms() -> None:
     assert retry_after_s({"retry-after": "1.5"}, 0) == 1.5
     assert retry_after_s({"retry-after-ms": "250", "retry-after": "9"}, 0) == 0.25
     assert retry_after_s({}, 0) == 0
+
+
+def test_by_load_the_one_with_the_least_to_do_for_its_weight_is_next() -> None:
+    breaker = Breaker([("a", 1.0), ("b", 2.0)], by_load=True)
+    with ExitStack() as under_way:
+        chosen = []
+        for _ in range(6):
+            address, _wait_s = breaker.choose(0.0)
+            assert address is not None
+            under_way.enter_context(breaker.asking(address))
+            chosen.append(address)
+        assert Counter(chosen) == {"a": 2, "b": 4}
+        assert breaker.choose(0.0, frozenset({"b"}))[0] == "a"
+    with breaker.asking("b"), breaker.asking("b"):
+        assert breaker.choose(0.0)[0] == "a"
+
+
+def test_among_those_with_as_little_to_do_the_weights_take_turns() -> None:
+    breaker = Breaker([("a", 1.0), ("b", 1.0)], by_load=True)
+    assert {breaker.choose(0.0)[0] for _ in range(2)} == {"a", "b"}

@@ -48,10 +48,10 @@ class Trial:
 
     def visit(self, path: str = "/v1/a", method: str = "GET", owner: Owner = ALICE, **said: Any) -> Visit:
         self.count += 1
-        body, secret = said.pop("body", False), said.pop("secret", "")
+        body, secret, route = said.pop("body", False), said.pop("secret", ""), said.pop("route", "")
         headers = {name.replace("_", "-"): value for name, value in said.items()}
         sent = {"accept-encoding": "identity", **headers}
-        asked = Asked(owner, method, path, headers, sent, body, secret, f"r{self.count}")
+        asked = Asked(owner, method, path, headers, sent, body, secret, f"r{self.count}", route)
         return self.cache.visit(asked)
 
     def ask(self, path: str = "/v1/a", method: str = "GET", owner: Owner = ALICE, **said: Any) -> Ready:
@@ -209,12 +209,21 @@ def test_answers_that_depend_on_headers_are_told_apart() -> None:
     assert len(cache.api.seen) == 3
 
 
+def test_routes_of_one_api_share_no_answer_for_what_they_send_alike() -> None:
+    cache = Trial()
+    cache.api.headers = {"cache-control": MINUTE}
+    cache.ask(route="v1")
+    cache.api.body = b"two"
+    assert cache.ask(route="v2").body == b"two"
+    assert cache.ask(route="v1").body == b"one"
+
+
 def test_variants_are_bounded() -> None:
     cache = Trial()
     cache.api.headers = {"cache-control": MINUTE, "vary": "x"}
     for number in range(MAX_VARIANTS + 3):
         cache.ask(x=str(number))
-    (kept,) = (cache.entries.get(ALICE, (id(cache.cache), "/v1/a", "")) or (),)
+    (kept,) = (cache.entries.get(ALICE, (id(cache.cache), "", "/v1/a", "")) or (),)
     assert len(kept) == MAX_VARIANTS
 
 

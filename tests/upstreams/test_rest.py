@@ -16,18 +16,22 @@ from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.domain import Json, UpstreamRequest
 from mcp_gateway.errors import Misbehaved, TimedOut, Unreachable
 from mcp_gateway.rest.breaker import FAILURES_UNTIL_OPEN
+from mcp_gateway.rest.editing import AnswerEdits, HeaderEdits, QueryEdits, RequestEdits, Rewrite
+from mcp_gateway.rest.lifecycle import Life, State
 from mcp_gateway.rest.matching import read_pattern
+from mcp_gateway.rest.pointers import Edit
+from mcp_gateway.rest.routing import Route
 from mcp_gateway.upstreams.connection import SILENT, Answer, Limits
 from mcp_gateway.upstreams.rest import RestConnection, open_rest
 
 
 @asynccontextmanager
 async def connected(
-    folder: Path, *bases: str, include: str = "* /v1/orders**", retries: int = 1
+    folder: Path, *bases: str, include: str = "* /v1/orders**", retries: int = 1, routes: tuple[Route, ...] = ()
 ) -> AsyncIterator[RestConnection]:
     (folder / "orders.yaml").write_text(OPENAPI)
     targets = tuple((base, 1.0) for base in bases)
-    rest = RestConfig(targets, (read_pattern(include),), folder / "orders.yaml", retries=retries)
+    rest = RestConfig(targets, (read_pattern(include),), folder / "orders.yaml", retries=retries, routes=routes)
     config = ServerConfig("orders", url=bases[0], rest=rest)
     async with open_rest(config, rest, Limits(max_message_bytes=1_000_000)) as connection:
         yield connection
@@ -176,3 +180,58 @@ async def test_whoever_keeps_answers_hears_of_every_call_that_may_change_somethi
         assert isinstance(answer, dict)
         assert answer["isError"]
         assert told == ["written", "written"]
+
+
+def on(match: str, **more: Any) -> Route:
+    return Route("route", (read_pattern(match),), **more)
+
+
+async def test_what_is_deprecated_says_so_beside_its_definition_and_what_is_no_more_is_no_tool(tmp_path: Path) -> None:
+    old = on("GET /v1/orders/*", life=Life(State.DEPRECATED, 1767225600, successor="/v2"))
+    for state in (State.DRAFT, State.RETIRED):
+        routes = (old, on("POST /v1/orders", life=Life(state)))
+        async with connected(tmp_path, "http://127.0.0.1:9", routes=routes) as connection:
+            listed = await connection.ask(UpstreamRequest("tools/list", {}), SILENT, 5)
+            called = await call(connection, "create_order", body={"amount": 1})
+        assert connection.greeting.notes == {"get_order": "Deprecated since 2026-01-01. Use /v2 instead."}
+        assert isinstance(listed, dict)
+        assert [(tool["name"], tool["description"]) for tool in listed["tools"]] == [("get_order", "Look an order up.")]
+        assert text_of(called) == "this operation is no longer offered"
+
+
+async def test_a_call_goes_the_way_of_its_route(tmp_path: Path) -> None:
+    api = PlainApi()
+    edits = RequestEdits(
+        HeaderEdits(set={"x-tenant": "7", "accept": "text/plain"}),
+        QueryEdits(set={"expand": "all"}),
+        (Edit("move", ("sum",), origin=("amount",)),),
+        Rewrite(("v1",), ("v2",)),
+    )
+    async with serving(api) as origin:
+        answers = AnswerEdits(body=(Edit("add", ("from",), "gateway"),))
+        route = on("* /v1/orders**", request=edits, answer=answers, targets=((f"{origin}/canary", 1.0),))
+        async with connected(tmp_path, "http://127.0.0.1:9", routes=(route,)) as connection:
+            answer = await call(connection, "create_order", {"X-Tenant": "key"}, body={"amount": 1})
+            unfit = await call(connection, "create_order", body={})
+            read = await call(connection, "get_order", id="7", expand=["x"])
+    made, looked = api.seen
+    assert (made.path, made.query, made.body) == ("/canary/v2/orders", "expand=all", b'{"sum":1}')
+    assert (made.headers["x-tenant"], made.headers["accept"]) == ("key", "text/plain")
+    assert (looked.path, looked.query) == ("/canary/v2/orders/7", "expand=all")
+    assert text_of(unfit) == "there is no place /amount in the body"
+    assert isinstance(answer, dict)
+    assert answer["structuredContent"] == {"path": "/canary/v2/orders", "from": "gateway"}
+    assert '"from":"gateway"' in text_of(read)
+
+
+async def test_an_answer_that_cannot_be_edited_is_no_answer(tmp_path: Path) -> None:
+    route = on("* **", answer=AnswerEdits(body=(Edit("remove", ("secret",)),)))
+    async with serving(PlainApi()) as origin, connected(tmp_path, origin, routes=(route,)) as connection:
+        with pytest.raises(Misbehaved, match="cannot be edited: there is no place /secret"):
+            await call(connection, "get_order", id="7")
+
+
+async def test_a_route_that_asks_for_a_host_or_a_header_is_no_tools(tmp_path: Path) -> None:
+    routes = (on("* **", hosts=frozenset({"a"}), life=Life(State.RETIRED)),)
+    async with serving(PlainApi()) as origin, connected(tmp_path, origin, routes=routes) as connection:
+        assert text_of(await call(connection, "get_order", id="7")) == '{"path": "/v1/orders/7"}'

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -18,12 +18,14 @@ from mcp_gateway.cache import Cache
 from mcp_gateway.config.rest import RestConfig
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.domain import Caller, Credential, HttpPart, Kind, Outcome, OutcomeStatus, Request, Target, Verb
-from mcp_gateway.errors import BadRequest, Misbehaved, TimedOut, Unreachable
-from mcp_gateway.rest.breaker import FAILURES_UNTIL_OPEN, Breaker
+from mcp_gateway.errors import BadRequest, Misbehaved, OverLimit, TimedOut, Unreachable
+from mcp_gateway.rest.breaker import FAILURES_UNTIL_OPEN
 from mcp_gateway.rest.caching import CacheRules, Clocks, RouteCache
+from mcp_gateway.rest.editing import HeaderEdits, RequestEdits
 from mcp_gateway.rest.matching import read_pattern
+from mcp_gateway.rest.routing import Route
 from mcp_gateway.upstreams.plain import PlainClient
-from mcp_gateway.upstreams.routes import Api, RouteSender
+from mcp_gateway.upstreams.routes import RouteSender, api_of, without_credentials
 
 CALLER = Caller("bot", "read")
 TARGET = Target(Kind.ROUTE, "orders", "**", "orders", {}, "")
@@ -62,10 +64,10 @@ class Passing:
     def __init__(self, client: PlainClient, bases: tuple[str, ...], more: dict[str, Any], timeout_s: float) -> None:
         rest = RestConfig(tuple((base, 1.0) for base in bases), **more)
         server = ServerConfig("orders", url=bases[0], rest=rest, timeout_s=timeout_s)
-        api = Api(server, rest, Breaker(rest.targets))
+        self.route = ""
         clocks = Clocks(time.time, time.monotonic)
         caches = {} if rest.cache is None else {"orders": RouteCache(rest.cache, bases, Cache(), clocks)}
-        self.sender = RouteSender({"orders": api}, client, self._credential_for, ROOM, caches)
+        self.sender = RouteSender({"orders": api_of(server, rest)}, client, self._credential_for, ROOM, caches)
         self.wire = Wire()
 
     async def _credential_for(self, caller: Caller, upstream: str) -> Credential:
@@ -75,7 +77,7 @@ class Passing:
         self, path: str, method: str = "GET", headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> Outcome:
         self.wire = Wire()
-        http = HttpPart(path, headers or {}, body, None, self.wire)
+        http = HttpPart(path, headers or {}, body, None, self.wire, self.route)
         params = {"arguments": {"method": method}}
         request = Request("r", Verb.ROUTE, "route", Kind.ROUTE, f"{method} {path}", params, http=http)
         return await self.sender.send(CALLER, TARGET, request)
@@ -238,3 +240,72 @@ async def test_an_api_that_is_gone_is_stood_in_for_and_only_where_something_is_k
         assert outcome.cached is not None
         with pytest.raises(Unreachable):
             await route.send("/v1/b")
+
+
+async def test_a_route_that_is_gone_since_the_request_was_judged_sends_nothing() -> None:
+    api = PlainApi()
+    async with serving(api) as origin, passing(origin) as route:
+        http = HttpPart("/v1/orders", {}, b"", None, Wire(), route="v1")
+        request = Request("r", Verb.ROUTE, "route", Kind.ROUTE, "GET /", {"arguments": {"method": "GET"}}, http=http)
+        with pytest.raises(Unreachable, match="configured anew"):
+            await route.sender.send(CALLER, TARGET, request)
+    assert api.seen == []
+
+
+async def test_an_edit_never_stands_in_for_the_credential() -> None:
+    edits = RequestEdits(HeaderEdits(set={"authorization": "Bearer edited", "x-tenant": "7"}))
+    route = Route("all", (read_pattern("* **"),), request=edits)
+    api = PlainApi()
+    async with serving(api) as origin, passing(origin, routes=(route,)) as passage:
+        passage.route = "all"
+        await passage.send("/v1/orders")
+    assert api.seen[0].headers["authorization"] == "Bearer key of orders for bot"
+    assert api.seen[0].headers["x-tenant"] == "7"
+
+
+async def test_of_several_addresses_the_one_that_answered_is_written_down_without_what_it_may_hold() -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    async with serving(PlainApi()) as origin, passing(nobody, f"{origin}/canary") as route:
+        outcome = await route.send("/v1/orders")
+    assert outcome.result is not None
+    assert outcome.result["target"] == f"{origin}/canary"
+    assert without_credentials("https://user:secret@a.internal/v2@x") == "https://a.internal/v2@x"
+
+
+async def test_a_key_that_a_route_keeps_back_makes_nothing_repeatable() -> None:
+    route = Route("all", (read_pattern("* **"),), request=RequestEdits(HeaderEdits(frozenset({"idempotency-key"}))))
+    nobody = f"http://127.0.0.1:{free_port()}"
+    async with serving(PlainApi()) as origin, passing(nobody, origin, routes=(route,)) as passage:
+        passage.route = "all"
+        with pytest.raises(Unreachable):
+            await passage.send("/v1/orders", "POST", {"idempotency-key": "1"}, b"{}")
+
+
+async def test_an_api_takes_only_so_many_requests_at_once_on_all_its_routes_together() -> None:
+    api = PlainApi()
+    async with serving(api) as origin, passing(origin, max_concurrent=1) as route:
+        sending = asyncio.create_task(route.send("/v1/slow"))
+        with anyio.fail_after(5):
+            await api.slow.wait()
+        first = route.wire
+        with pytest.raises(OverLimit, match="'orders' takes at most 1 requests at once"):
+            await route.send("/v1/orders")
+        first.scope.cancel()
+        assert (await sending).status is OutcomeStatus.CANCELLED
+        assert (await route.send("/v1/orders")).status is OutcomeStatus.OK
+
+
+async def test_by_load_an_address_that_is_slow_gets_no_more() -> None:
+    slow, quick = PlainApi(), PlainApi()
+    async with AsyncExitStack() as stack:
+        addresses = [await stack.enter_async_context(serving(api)) for api in (slow, quick)]
+        route = await stack.enter_async_context(passing(*addresses, balance="least-in-flight"))
+        sending = asyncio.create_task(route.send("/v1/slow"))
+        with anyio.fail_after(5):
+            await slow.slow.wait()
+        held = route.wire
+        for _ in range(3):
+            await route.send("/v1/orders")
+        held.scope.cancel()
+        await sending
+    assert (len(slow.seen), len(quick.seen)) == (1, 3)
