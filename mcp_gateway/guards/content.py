@@ -2,11 +2,13 @@
 
 One engine for arguments, prompts, results and bodies: every text in a JSON value is read in every way there is
 (`views`), by every detector that a guard asks for. The strongest action wins, so the order of guards never matters.
-Anything that cannot be looked at is treated as if everything had been found in it.
+Anything that cannot be looked at is treated as if everything had been found in it: also what a detector that answers
+from elsewhere (`judged`) did not judge, unless an operator declared that it may pass.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +18,17 @@ from anyio import to_thread
 
 from mcp_gateway.domain import Action, Finding, Inspection, Stage
 from mcp_gateway.errors import Blocked
-from mcp_gateway.guards.detect import Detector, Found, chosen
+from mcp_gateway.guards.detect import Detector, Found, Judge, Unjudged, chosen
+from mcp_gateway.guards.judged import SHORTEST_NUMBER, Verdicts, asked, readings
 from mcp_gateway.guards.views import views
 
 LONG_TEXT: Final = 16_384
 """Characters in all from which a thread looks at them, so that other calls go on meanwhile."""
-_SHORTEST_NUMBER: Final = 10**8
-"""Smaller numbers are no card, account or telephone number."""
+UNJUDGED: Final = "unjudged"
+"""The kind under which the audit has what a detector did not answer about: `DETECTOR/unjudged`."""
 _STRENGTH: Final = tuple(Action)
+
+_log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ class _Look:
         if isinstance(value, (list, tuple)):
             items = [self.at(item) for item in value]
             return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
-        if isinstance(value, (int, float)) and abs(value) >= _SHORTEST_NUMBER:
+        if isinstance(value, (int, float)) and abs(value) >= SHORTEST_NUMBER:
             masked = self._text(digits := str(value))
             return value if masked is digits else masked
         return value
@@ -127,48 +132,75 @@ class _Look:
 class Content:
     """Looks at what calls carry. Keeps nothing of it."""
 
-    def __init__(self, detectors: Iterable[Detector]) -> None:
-        self._detectors = {detector.name: detector for detector in detectors}
+    def __init__(self, detectors: Iterable[Detector | Judge]) -> None:
+        self._all = {detector.name: detector for detector in detectors}
+        self._judges = {name: each for name, each in self._all.items() if isinstance(each, Judge)}
+        self._detectors = {name: each for name, each in self._all.items() if not isinstance(each, Judge)}
 
     @property
     def names(self) -> Mapping[str, tuple[str, ...]]:
         """What policies may ask for: each detector with its kinds."""
-        return {name: tuple(detector.kinds) for name, detector in self._detectors.items()}
+        return {name: tuple(detector.kinds) for name, detector in self._all.items()}
 
     async def look(self, inspections: Sequence[Inspection], stage: Stage, value: Any) -> Looked:
         """Look at every text in a JSON value. Raises `Blocked`, with the findings, where a guard says so."""
         wanted = [inspection for inspection in inspections if stage in inspection.stages]
         if not wanted:
             return Looked(value, ())
-        length = _length(value)
-        if length > LONG_TEXT:
-            return await to_thread.run_sync(self._look, wanted, stage, value)
-        return self._look(wanted, stage, value)
-
-    def _look(self, inspections: Sequence[Inspection], stage: Stage, value: Any) -> Looked:
-        wishes = [self._wish(inspection) for inspection in inspections]
+        wishes = [self._wish(inspection) for inspection in wanted]
         names = dict.fromkeys(name for wish in wishes for name in wish.kinds)
-        look = _Look(wishes, [self._detectors[name] for name in names])
-        masked = look.at(value)
-        findings = look.findings(stage)
+        is_long = _length(value) > LONG_TEXT
+        verdicts, unseen = await self._judged(wishes, names, stage, value, is_long=is_long) if self._judges else ([], [])
+        detectors = [self._detectors[name] for name in names if name in self._detectors]
+        look = _Look(wishes, [*detectors, *verdicts])
+        masked = await to_thread.run_sync(look.at, value) if is_long else look.at(value)
+        findings = (*look.findings(stage), *unseen)
         _block(findings, stage)
         return Looked(masked, findings)
 
+    async def _judged(
+        self, wishes: Sequence[_Wish], names: Iterable[str], stage: Stage, value: Any, *, is_long: bool
+    ) -> tuple[list[Verdicts], list[Finding]]:
+        """What detectors answer that are to be asked, and what has to be said of those that did not."""
+        judges = [self._judges[name] for name in names if name in self._judges]
+        if not judges:
+            return [], []
+        texts = await to_thread.run_sync(readings, value) if is_long else readings(value)
+        verdicts, silent = await asked(judges, stage, texts)
+        unseen = []
+        for wish in wishes:
+            missing = {name: why for name, why in silent.items() if name in wish.kinds}
+            if missing:
+                unseen.append(_unseen(wish.inspection, stage, missing))
+        return verdicts, unseen
+
     def _wish(self, inspection: Inspection) -> _Wish:
         try:
-            found = chosen(self._detectors, inspection.find)
+            found = chosen(self._all, inspection.find)
         except LookupError as e:
             # Refused when the policy was read; a detector that has gone since must not open the gate.
             raise Blocked(f"a guard cannot be run: there is no detector {e}") from e
         return _Wish(inspection, {detector.name: kinds for detector, kinds in found})
 
 
+def _unseen(inspection: Inspection, stage: Stage, missing: Mapping[str, Unjudged]) -> Finding:
+    """What a guard makes of silence: as if all had been found, where it may not pass; what is not known, nobody can
+    mask."""
+    for why in missing.values():
+        _log.debug("unjudged: %s", why)
+    may_pass = inspection.action is Action.ALERT or all(why.passes for why in missing.values())
+    counts = {f"{name}/{UNJUDGED}": 1 for name in missing}
+    return Finding(inspection.at, stage, Action.ALERT if may_pass else Action.BLOCK, counts, 0.0)
+
+
 def _block(findings: Sequence[Finding], stage: Stage) -> None:
     blocked = [finding for finding in findings if finding.action is Action.BLOCK]
     if blocked:
-        kinds = sorted({name.replace("/", ": ") for finding in blocked for name in finding.counts})
+        names = sorted({name for finding in blocked for name in finding.counts})
+        kinds = [name.replace("/", ": ") for name in names if not name.endswith(f"/{UNJUDGED}")]
         where = "what was sent" if stage is Stage.ARGUMENTS else "what came back"
-        raise Blocked(f"{where} holds {', '.join(kinds)}, which may not pass here", findings)
+        what = f"holds {', '.join(kinds)}, which may not pass here" if kinds else "cannot be judged at the moment"
+        raise Blocked(f"{where} {what}", findings)
 
 
 def strongest(actions: Iterable[Action]) -> Action | None:

@@ -56,7 +56,6 @@ from mcp_gateway.frontdoor.updates import Updates
 from mcp_gateway.frontdoor.wire_tasks import WIRE_TASK_TTL_S, WireTasks
 from mcp_gateway.gateway import Gateway, Snapshot
 from mcp_gateway.guards.budget import Budgets
-from mcp_gateway.guards.content import Content
 from mcp_gateway.guards.limits import Limits
 from mcp_gateway.guards.order import Guards
 from mcp_gateway.guards.schema import Schemas
@@ -72,8 +71,9 @@ from mcp_gateway.upstreams.bridge import LEGACY_CAPABILITIES, put_question
 from mcp_gateway.upstreams.connection import SILENT
 from mcp_gateway.upstreams.pool import Pool
 from mcp_gateway.wiring.clock import new_request_id, utc_now, utc_text
+from mcp_gateway.wiring.judges import Judges
 from mcp_gateway.wiring.offers import bounded, for_everybody, naming_rule, public_name_of, upstream_limits
-from mcp_gateway.wiring.policies import check_agent, detectors, policy_of
+from mcp_gateway.wiring.policies import check_agent, policy_of
 from mcp_gateway.wiring.routes import apis_of, routes_of
 from mcp_gateway.wiring.senders import Senders
 from mcp_gateway.wiring.stores import broker_of
@@ -112,7 +112,8 @@ class Running:
         self._load = load
         self._built: tuple[tuple[Listing, ...], Sequence[ServerConfig], Catalog] | None = None
         self._schemas = Schemas()
-        self._content = Content(detectors())
+        self.judges = Judges(configuration.settings.allow_addresses)
+        self._content = self.judges.content(configuration.detectors)
         limits = upstream_limits(configuration.settings)
         settings = configuration.settings
         self.broker = broker_of(configuration, self._pages_for, lambda name: self.pool.wake(name))
@@ -164,6 +165,8 @@ class Running:
         if after == before:
             return ""
         self.configuration = after
+        if after.detectors != before.detectors:
+            self._content = self.judges.content(after.detectors)
         self.broker.apply(after.servers, after.settings.allow_addresses)
         await self.pool.apply(bounded(after))
         self.refresh()

@@ -54,6 +54,7 @@ async def running(load: Load) -> AsyncIterator[Running]:
                 yield parts
             finally:
                 await parts.senders.close()
+                await parts.judges.close()
                 parts.budgets.close()
                 parts.transactions.close()
                 parts.used.close()
