@@ -150,7 +150,9 @@ class Content:
         wishes = [self._wish(inspection) for inspection in wanted]
         names = dict.fromkeys(name for wish in wishes for name in wish.kinds)
         is_long = _length(value) > LONG_TEXT
-        verdicts, unseen = await self._judged(wishes, names, stage, value, is_long=is_long) if self._judges else ([], [])
+        verdicts, unseen = (
+            await self._judged(wishes, names, stage, value, is_long=is_long) if self._judges else ([], [])
+        )
         detectors = [self._detectors[name] for name in names if name in self._detectors]
         look = _Look(wishes, [*detectors, *verdicts])
         masked = await to_thread.run_sync(look.at, value) if is_long else look.at(value)

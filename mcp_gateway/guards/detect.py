@@ -147,9 +147,7 @@ def installed() -> dict[str, Detector | Judge]:
     return detectors
 
 
-def chosen(
-    detectors: Mapping[str, AnyDetector], names: Iterable[str]
-) -> list[tuple[AnyDetector, frozenset[str]]]:
+def chosen(detectors: Mapping[str, AnyDetector], names: Iterable[str]) -> list[tuple[AnyDetector, frozenset[str]]]:
     """The detectors that `names` speak of, each with the kinds that are wanted of it.
 
     Raises `LookupError` with the name nobody bears.

@@ -39,7 +39,7 @@ class Webhook:
     """One `[detectors.NAME]`. Belongs to one event loop."""
 
     def __init__(self, config: DetectorConfig, fetcher: Fetcher, now_s: Callable[[], float]) -> None:
-        """`fetcher`: one that gives a request at least as long as the detector's `timeout_s`; `now_s`: since the epoch."""
+        """`fetcher`: one that waits at least as long as the detector's `timeout_s`; `now_s`: since the epoch."""
         self.config = config
         self.name = config.name
         self.kinds = config.kinds
@@ -150,7 +150,7 @@ def _finding(finding: Any, texts: Sequence[str], kinds: Sequence[str]) -> tuple[
     start = _whole(finding.get("start", 0), "start", 0, length - 1)
     end = _whole(finding.get("end", length), "end", start + 1, length)
     kind, score = finding.get("kind"), finding.get("score", 1.0)
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise _Unusable("a finding whose 'kind' is not among its 'kinds' in servers.toml")
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
         raise _Unusable("a finding whose 'score' is not between 0 and 1")

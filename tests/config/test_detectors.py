@@ -30,7 +30,9 @@ def test_what_is_left_out_is_safe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["${KEY}", "${ENCODED}"])
 def test_credential_and_key_come_from_elsewhere_and_are_never_shown(tmp_path: Path, key: str) -> None:
-    written = OURS + f'sign_key = "{key}"\nauth = {{ bearer = "${{TOKEN}}" }}\nif_unavailable = "pass"\nremember_s = 0\n'
+    written = (
+        OURS + f'sign_key = "{key}"\nauth = {{ bearer = "${{TOKEN}}" }}\nif_unavailable = "pass"\nremember_s = 0\n'
+    )
     (found,) = read(tmp_path, written)
     assert found.headers == {"Authorization": "Bearer of-the-service"}
     assert (found.sign_key, found.if_unavailable, found.remember_s) == (KEY.encode(), "pass", 0)

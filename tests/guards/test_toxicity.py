@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 
 import pytest
+from toxic_texts import HARMLESS, PLAIN, VEILED
 
 from mcp_gateway.domain import Action, Inspection, Stage
 from mcp_gateway.guards.content import Content
 from mcp_gateway.guards.toxicity import Toxicity
-from toxic_texts import HARMLESS, PLAIN, VEILED
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference/detectors.md"
 
@@ -44,7 +44,7 @@ def test_something_of_each_kind_is_found(kind: str) -> None:
 async def test_a_threat_is_found_behind_disguises_and_masked() -> None:
     mask = Inspection("g.toml:1", ("toxicity/threat",), frozenset(Stage), Action.MASK)
     content = Content([Toxicity()])
-    for disguised in ("I w\u200bill kill you", "I%20will%20kill%20you", "\uff29 will kill you"):  # noqa: RUF001
+    for disguised in ("I w\u200bill kill you", "I%20will%20kill%20you", "\uff29 will kill you"):
         looked = await content.look([mask], Stage.RESULTS, disguised)
         assert looked.value == "[masked:toxicity/threat]", disguised
 

@@ -35,9 +35,8 @@ class Clock:
 
 @asynccontextmanager
 async def asking(moderator: Moderator, clock: Clock, **keys: Any) -> AsyncIterator[Webhook]:
-    async with serving(moderator) as origin:
-        async with fetching() as fetcher:
-            yield Webhook(DetectorConfig("ours", f"{origin}/judge", ("abuse",), **keys), fetcher, clock)
+    async with serving(moderator) as origin, fetching() as fetcher:
+        yield Webhook(DetectorConfig("ours", f"{origin}/judge", ("abuse",), **keys), fetcher, clock)
 
 
 @asynccontextmanager

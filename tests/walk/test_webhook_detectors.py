@@ -44,8 +44,7 @@ class Gate:
     api: PlainApi
 
     async def prompt(self, text: str, **more: Any) -> Any:
-        answer = await self.gateway.chat(messages=[{"role": "user", "content": text}], **more)
-        return answer
+        return await self.gateway.chat(messages=[{"role": "user", "content": text}], **more)
 
     async def post(self, text: str) -> Any:
         return await self.gateway.post("/rest/api/v1/notes", {"text": text})
