@@ -225,7 +225,7 @@ class Gateway:
             if looks:
                 outcome = await now.guards.look_at_outcome(looks, request, outcome, found)
         except (GatewayError, CancelledError) as e:
-            outcome = _outcome_of(e, found)
+            outcome = replace(_outcome_of(e, found), usage=outcome.usage)  # an answer that is blocked was paid for
             raise
         finally:
             self._under_way[caller.agent] -= 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from mcp_gateway.domain import Action, Finding, Inspection, Stage
 from mcp_gateway.errors import Blocked
 from mcp_gateway.guards.detect import Detector, Found, Judge, Unjudged, chosen
 from mcp_gateway.guards.judged import SHORTEST_NUMBER, Verdicts, asked, readings
-from mcp_gateway.guards.views import views
+from mcp_gateway.guards.views import View, views
 
 LONG_TEXT: Final = 16_384
 """Characters in all from which a thread looks at them, so that other calls go on meanwhile."""
@@ -32,12 +32,36 @@ _log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """One thing found, and the guards that care for it."""
+
+    text: str
+    """The whole text it stands in."""
+    start: int
+    end: int
+    name: str
+    """`DETECTOR/KIND`."""
+    score: float
+    guards: tuple[Inspection, ...]
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether a guard wants it out of the text."""
+        return self.end > self.start and any(guard.action is Action.MASK for guard in self.guards)
+
+
+@dataclass(frozen=True, slots=True)
 class Looked:
     """What became of one value."""
 
     value: Any
     """The value that goes on; the very same object where nothing was masked."""
     findings: tuple[Finding, ...]
+    """What each guard has found, those left out that found nothing."""
+    places: tuple[Place, ...] = ()
+    """What the findings are made of, but for what was not judged."""
+    unseen: tuple[Finding, ...] = ()
+    """Those of the findings that say that something was not judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +77,13 @@ class _Wish:
         return found.kind in self.kinds.get(detector, ()) and found.score >= self.inspection.min_score
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """A part of one text that some guard cares for."""
-
-    start: int
-    end: int
-    name: str
-    """`DETECTOR/KIND`."""
-
-
 class _Look:
     """One look at one value, for all guards that apply to it."""
 
     def __init__(self, wishes: Sequence[_Wish], detectors: Sequence[Detector]) -> None:
         self._wishes = wishes
         self._detectors = detectors
-        self._counts: list[Counter[str]] = [Counter() for _ in wishes]
-        self._scores = [0.0] * len(wishes)
+        self.places: list[Place] = []
 
     def at(self, value: Any) -> Any:
         """`value` with everything masked that has to be; the same object where there is nothing."""
@@ -86,14 +99,6 @@ class _Look:
             return value if masked is digits else masked
         return value
 
-    def findings(self, stage: Stage) -> tuple[Finding, ...]:
-        """What each guard has found, those left out that found nothing."""
-        return tuple(
-            Finding(wish.inspection.at, stage, wish.inspection.action, dict(counts), score)
-            for wish, counts, score in zip(self._wishes, self._counts, self._scores, strict=True)
-            if counts
-        )
-
     def _members(self, members: Mapping[str, Any]) -> Mapping[str, Any]:
         copy = {}
         changed = False
@@ -106,27 +111,19 @@ class _Look:
         return copy if changed else members
 
     def _text(self, text: str) -> str:
-        to_mask = [span for view in views(text) for span in self._spans(view.text, view.span)]
+        places = [place for view in views(text) for place in self._places(text, view)]
+        self.places += places
+        to_mask = [place for place in places if place.is_masked]
         return _masked(text, to_mask) if to_mask else text
 
-    def _spans(self, text: str, span: Callable[[int, int], tuple[int, int]]) -> Iterator[_Span]:
-        """What has to be masked of one reading of a text; what was found is counted on the way."""
+    def _places(self, text: str, view: View) -> Iterator[Place]:
+        """What some guard cares for in one reading of a text, and where it stands in the text itself."""
         for detector in self._detectors:
-            for found in detector.scan(text):
-                name = f"{detector.name}/{found.kind}"
-                if self._note(detector.name, name, found) and found.end > found.start:
-                    start, end = span(found.start, found.end)
-                    yield _Span(start, end, name)
-
-    def _note(self, detector: str, name: str, found: Found) -> bool:
-        """Count it for every guard that cares; tells whether one of them masks."""
-        is_masked = False
-        for number, wish in enumerate(self._wishes):
-            if wish.counts(detector, found):
-                self._counts[number][name] += 1
-                self._scores[number] = max(self._scores[number], found.score)
-                is_masked = is_masked or wish.inspection.action is Action.MASK
-        return is_masked
+            for found in detector.scan(view.text):
+                guards = tuple(wish.inspection for wish in self._wishes if wish.counts(detector.name, found))
+                if guards:
+                    start, end = view.span(found.start, found.end) if found.end > found.start else (0, 0)
+                    yield Place(text, start, end, f"{detector.name}/{found.kind}", found.score, guards)
 
 
 class Content:
@@ -156,9 +153,9 @@ class Content:
         detectors = [self._detectors[name] for name in names if name in self._detectors]
         look = _Look(wishes, [*detectors, *verdicts])
         masked = await to_thread.run_sync(look.at, value) if is_long else look.at(value)
-        findings = (*look.findings(stage), *unseen)
+        findings = (*findings_of(look.places, wanted, stage), *unseen)
         _block(findings, stage)
-        return Looked(masked, findings)
+        return Looked(masked, findings, tuple(look.places), tuple(unseen))
 
     async def _judged(
         self, wishes: Sequence[_Wish], names: Iterable[str], stage: Stage, value: Any, *, is_long: bool
@@ -195,6 +192,19 @@ def _unseen(inspection: Inspection, stage: Stage, missing: Mapping[str, Unjudged
     return Finding(inspection.at, stage, Action.ALERT if may_pass else Action.BLOCK, counts, 0.0)
 
 
+def findings_of(places: Iterable[Place], inspections: Iterable[Inspection], stage: Stage) -> tuple[Finding, ...]:
+    """What each of these guards has found, in their order, those left out that found nothing."""
+    counts: dict[Inspection, Counter[str]] = {inspection: Counter() for inspection in inspections}
+    scores: dict[Inspection, float] = {}
+    for place in places:
+        for guard in place.guards:
+            counts[guard][place.name] += 1
+            scores[guard] = max(scores.get(guard, 0.0), place.score)
+    return tuple(
+        Finding(guard.at, stage, guard.action, dict(found), scores[guard]) for guard, found in counts.items() if found
+    )
+
+
 def _block(findings: Sequence[Finding], stage: Stage) -> None:
     blocked = [finding for finding in findings if finding.action is Action.BLOCK]
     if blocked:
@@ -210,25 +220,25 @@ def strongest(actions: Iterable[Action]) -> Action | None:
     return max(actions, key=_STRENGTH.index, default=None)
 
 
-def _masked(text: str, spans: Iterable[_Span]) -> str:
-    """`text` with each stretch that spans cover replaced by one note of what stood there."""
+def _masked(text: str, places: Iterable[Place]) -> str:
+    """`text` with each stretch that they cover replaced by one note of what stood there."""
     parts, done = [], 0
-    for start, end, name in _joined(spans):
-        parts += [text[done:start], f"[masked:{name}]"]
+    for start, end, note in joined(places):
+        parts += [text[done:start], note]
         done = end
     return "".join([*parts, text[done:]])
 
 
-def _joined(spans: Iterable[_Span]) -> list[tuple[int, int, str]]:
-    """Spans that overlap made one, in order, under the name of the first."""
-    joined: list[tuple[int, int, str]] = []
-    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
-        if joined and span.start < joined[-1][1]:
-            start, end, name = joined[-1]
-            joined[-1] = (start, max(end, span.end), name)
+def joined(places: Iterable[Place]) -> list[tuple[int, int, str]]:
+    """The stretches that they cover, in order, each with the note that takes its place: the name of its first."""
+    stretches: list[tuple[int, int, str]] = []
+    for place in sorted(places, key=lambda place: (place.start, -place.end)):
+        if stretches and place.start < stretches[-1][1]:
+            start, end, note = stretches[-1]
+            stretches[-1] = (start, max(end, place.end), note)
         else:
-            joined.append((span.start, span.end, span.name))
-    return joined
+            stretches.append((place.start, place.end, f"[masked:{place.name}]"))
+    return stretches
 
 
 def _length(value: Any) -> int:

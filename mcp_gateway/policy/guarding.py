@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 from mcp_gateway.config.toml_lines import did_you_mean
-from mcp_gateway.domain import Action, Caller, Inspection, Stage, Target
+from mcp_gateway.domain import Action, Caller, Holding, Inspection, Stage, Target
 from mcp_gateway.policy.conditions import FALSE, Condition, Scope, compile_condition
 from mcp_gateway.policy.expression import ConditionError
 from mcp_gateway.policy.patterns import Match, Pattern, PatternError, parse_pattern
@@ -30,6 +30,7 @@ _GUARD: Final[Mapping[str, type]] = {
     "when": str,
     "then": str,
     "min_score": object,
+    "held": str,
     "reason": str,
 }
 _USUAL_SCORE: Final = 0.5
@@ -71,12 +72,14 @@ def read_guard(table: Table, *, is_shadow: bool = False) -> Guard:
     actions = [] if table.text("then") is None else _words(table, ("then",), [((), table.text("then") or "")], Action)
     stages = _words(table, ("in",), [((index,), text) for index, text in table.texts("in")], Stage)
     action = actions[0] if actions else Action.BLOCK
+    held = _words(table, ("held",), [((), table.text("held") or Holding.WHOLE)], Holding)
     inspection = Inspection(
         at=str(table.place()),
         find=tuple(text for _, text in table.texts("find")),
         stages=frozenset(stages or Stage),
         action=Action.ALERT if is_shadow else action,
         min_score=_score(table),
+        held=held[0] if held else Holding.WHOLE,
     )
     return Guard(
         inspection,
