@@ -95,26 +95,26 @@ class _Look:
             items = [self.at(item) for item in value]
             return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
         if isinstance(value, (int, float)) and abs(value) >= SHORTEST_NUMBER:
-            masked = self._text(digits := str(value))
-            return value if masked is digits else masked
+            shown = self._text(digits := str(value))
+            return value if shown is digits else shown
         return value
 
     def _members(self, members: Mapping[str, Any]) -> Mapping[str, Any]:
         copy = {}
         changed = False
         for name, member in members.items():
-            shown, masked = self._text(name), self.at(member)
+            shown, after = self._text(name), self.at(member)
             while shown is not name and (shown in members or shown in copy):
                 shown += "_"  # two masked names must not become one member
-            copy[shown] = masked
-            changed = changed or masked is not member or shown is not name
+            copy[shown] = after
+            changed = changed or after is not member or shown is not name
         return copy if changed else members
 
     def _text(self, text: str) -> str:
         places = [place for view in views(text) for place in self._places(text, view)]
         self.places += places
         to_mask = [place for place in places if place.is_masked]
-        return _masked(text, to_mask) if to_mask else text
+        return masked(text, to_mask) if to_mask else text
 
     def _places(self, text: str, view: View) -> Iterator[Place]:
         """What some guard cares for in one reading of a text, and where it stands in the text itself."""
@@ -152,10 +152,10 @@ class Content:
         )
         detectors = [self._detectors[name] for name in names if name in self._detectors]
         look = _Look(wishes, [*detectors, *verdicts])
-        masked = await to_thread.run_sync(look.at, value) if is_long else look.at(value)
+        after = await to_thread.run_sync(look.at, value) if is_long else look.at(value)
         findings = (*findings_of(look.places, wanted, stage), *unseen)
         _block(findings, stage)
-        return Looked(masked, findings, tuple(look.places), tuple(unseen))
+        return Looked(after, findings, tuple(look.places), tuple(unseen))
 
     async def _judged(
         self, wishes: Sequence[_Wish], names: Iterable[str], stage: Stage, value: Any, *, is_long: bool
@@ -220,7 +220,7 @@ def strongest(actions: Iterable[Action]) -> Action | None:
     return max(actions, key=_STRENGTH.index, default=None)
 
 
-def _masked(text: str, places: Iterable[Place]) -> str:
+def masked(text: str, places: Iterable[Place]) -> str:
     """`text` with each stretch that they cover replaced by one note of what stood there."""
     parts, done = [], 0
     for start, end, note in joined(places):

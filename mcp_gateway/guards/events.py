@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -29,6 +29,16 @@ _LINE: Final = re.compile(rb"(?>\r\n|\n|\r)")
 _BLANK: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 
 Path = tuple[str | int, ...]
+
+
+class Part(NamedTuple):
+    """One text of an event."""
+
+    path: Path
+    """Where it stands."""
+    text: str
+    goes_on: object | None
+    """Which longer text it is a piece of, equal for all of its pieces; None: it is whole."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,17 +61,11 @@ class Event:
         data = [dump(self.data)] if self.is_json else self.data.encode("utf-8", "replace").split(b"\n")
         return b"\n".join([*lines, *(b"data: " + line for line in data)]) + self.end
 
-    @property
-    def size(self) -> int:
-        """Characters of pieces of longer texts."""
-        return sum(len(text) for path, text in self.texts() if self.text_of(path) is not None)
+    def parts(self) -> list[Part]:
+        """Every text in its data as it came."""
+        return [Part(path, text, self._text_of(path)) for path, text in _texts(self.data, ())]
 
-    def texts(self) -> Iterator[tuple[Path, str]]:
-        """Every text in its data, and where it stands."""
-        return _texts(self.data, ())
-
-    def text_of(self, path: Path) -> object | None:
-        """Which text the one at `path` is a piece of, equal for all of its pieces; None: it is whole."""
+    def _text_of(self, path: Path) -> object | None:
         if not self.is_json:
             return "plain"
         if not path or path[-1] not in _PIECES or not isinstance(self.data, dict):

@@ -108,8 +108,8 @@ async def _look_at_events(
     events += [event_of(rest)] if rest else []
     texts: dict[object, list[tuple[Event, Path, str]]] = {}
     for event in events:
-        for path, text in event.texts():
-            texts.setdefault(event.text_of(path) or (id(event), path), []).append((event, path, text))
+        for path, text, goes_on in event.parts():
+            texts.setdefault(goes_on or (id(event), path), []).append((event, path, text))
     joined = {str(number): "".join(text for _, _, text in pieces) for number, pieces in enumerate(texts.values())}
     looked = await content.look(inspections, Stage.RESULTS, joined)
     if looked.value is joined:

@@ -19,8 +19,8 @@ from typing import Final
 
 from mcp_gateway.domain import Finding, Inspection, Relay, Stage, Target
 from mcp_gateway.errors import Blocked, Misbehaved
-from mcp_gateway.guards.content import Content, Looked, Place, findings_of, joined
-from mcp_gateway.guards.events import Event, Path, event_of, split
+from mcp_gateway.guards.content import Content, Place, findings_of, joined, masked
+from mcp_gateway.guards.events import Event, Part, Path, event_of, split
 from mcp_gateway.guards.held import HeldRelay
 
 WINDOW: Final = 256
@@ -40,8 +40,6 @@ class _Text:
     """One text as far as it is here: what of it has gone on last, then the pieces that wait."""
 
     context: str
-    is_whole: bool
-    """No piece of it will follow."""
     numbers: list[int] = field(default_factory=list)
     """The events that its pieces stand in, by their place in the queue; `paths`, `pieces`, `starts` go with them."""
     paths: list[Path] = field(default_factory=list)
@@ -76,7 +74,7 @@ class _Text:
 
     def lets_go_of(self, place: Place, cut: int) -> bool:
         """Whether it is found now for the last time: it goes on, and its beginning will not be looked at again."""
-        if place.text != self.whole or 0 < place.end <= len(self.context):
+        if 0 < place.end <= len(self.context):
             return False
         first, last = self.events_of(place.start, place.end)
         return last < cut or (first < cut and place.start < self.gone_at(cut) - CONTEXT)
@@ -109,8 +107,11 @@ class WindowedRelay(HeldRelay):
         self._is_stream = self._is_sent = False
         self._rest = b""
         self._events: list[Event] = []
+        self._pieces: list[list[Part]] = []
+        """Of the events: what of them is a piece of a longer text; `_sizes` counts its characters."""
         self._sizes: list[int] = []
-        """Of the events; both grow and shrink together."""
+        self._wholes: list[tuple[Event, Part]] = []
+        """Texts that nothing follows, and nobody has looked at yet."""
         self._pending_bytes = 0
         self._due_at = WINDOW + OVERLAP
         """How many characters there are when it is worth looking again."""
@@ -154,9 +155,14 @@ class WindowedRelay(HeldRelay):
             self.relay.hold_error(self.error)
         return _merged(self._found)
 
-    def _queue(self, events: Sequence[Event]) -> None:
-        self._events += events
-        self._sizes += [event.size for event in events]
+    def _queue(self, events: Iterable[Event]) -> None:
+        for event in events:
+            parts = event.parts()
+            pieces = [part for part in parts if part.goes_on is not None]
+            self._wholes += [(event, part) for part in parts if part.goes_on is None]
+            self._events.append(event)
+            self._pieces.append(pieces)
+            self._sizes.append(sum(len(part.text) for part in pieces))
 
     def _is_due(self) -> bool:
         """Whether there is enough to look at: a window, or an event that waits for nothing."""
@@ -165,36 +171,41 @@ class WindowedRelay(HeldRelay):
     async def _look(self, *, is_end: bool) -> None:
         """Look at all that is here, and send on what can go."""
         texts = self._texts()
-        distinct = list(dict.fromkeys(text.whole for text in texts.values()))
+        distinct = dict.fromkeys([part.text for _, part in self._wholes] + [text.whole for text in texts.values()])
         try:
-            looked = await self._content.look(self._inspections, Stage.RESULTS, distinct)
+            looked = await self._content.look(self._inspections, Stage.RESULTS, list(distinct))
         except Blocked as e:
             self._blocked = Blocked(str(e), _merged([*self._found, *e.findings]))
             self._events.clear()
             self.scope.cancel()
             return
-        cut = len(self._events) if is_end else self._cut(texts.values(), looked)
-        self._note(texts.values(), looked, cut)
+        places: dict[str, list[Place]] = {}
+        for place in looked.places:
+            places.setdefault(place.text, []).append(place)
+        cut = len(self._events) if is_end else self._cut(texts.values(), places)
+        leaving = self._settle_wholes(places)
         for text in texts.values():
-            self._mask(text, looked, cut)
+            found = places.get(text.whole, [])
+            leaving += [place for place in found if text.lets_go_of(place, cut)]
+            self._mask(text, found, cut)
+        now = (*findings_of(leaving, self._inspections, Stage.RESULTS), *looked.unseen)
+        self._found = list(_merged([*self._found, *now]))
         self._remember(texts, cut)
         await self._send(cut, is_end=is_end)
 
     def _texts(self) -> dict[object, _Text]:
-        """The texts of the events here, those in pieces with what of them went on last."""
+        """The texts that come in pieces, each with what of it went on last."""
         texts: dict[object, _Text] = {}
-        for number, event in enumerate(self._events):
-            for path, piece in event.texts():
-                shared = event.text_of(path)
-                key = shared or (id(event), path)
+        for number, pieces in enumerate(self._pieces):
+            for path, piece, key in pieces:
                 if key not in texts:
-                    texts[key] = _Text(self._sent.get(key, ""), is_whole=shared is None)
+                    texts[key] = _Text(self._sent.get(key, ""))
                 texts[key].add(number, path, piece)
         for text in texts.values():
             text.close()
         return texts
 
-    def _cut(self, texts: Iterable[_Text], looked: Looked) -> int:
+    def _cut(self, texts: Iterable[_Text], places: Mapping[str, Sequence[Place]]) -> int:
         """How many events can go: those far enough from the end that end in no part of what is masked."""
         sizes = self._sizes
         behind, cut = 0, len(sizes)
@@ -203,29 +214,33 @@ class WindowedRelay(HeldRelay):
             behind += sizes[cut]
         cut = max(cut, next((number for number, size in enumerate(sizes) if size), len(sizes)))
         is_waited_for = sum(sizes) <= MAX_PENDING
-        masked = [each for text in texts for each in _masked_in(text, looked)]
-        while crossing := [each for each in masked if each[0] < cut <= each[1]]:
+        stretches = [
+            text.events_of(start, end) for text in texts for start, end, _ in _masked_in(places.get(text.whole, ()))
+        ]
+        while crossing := [each for each in stretches if each[0] < cut <= each[1]]:
             cut = min(first for first, _ in crossing) if is_waited_for else max(last for _, last in crossing) + 1
         return cut
 
-    def _note(self, texts: Iterable[_Text], looked: Looked, cut: int) -> None:
-        """Count what was found in what goes on now; the rest is found again with the next window."""
-        leaving = {place for text in texts for place in looked.places if text.lets_go_of(place, cut)}
-        places = [place for place in looked.places if place in leaving]
-        now = (*findings_of(places, self._inspections, Stage.RESULTS), *looked.unseen)
-        self._found = list(_merged([*self._found, *now]))
+    def _settle_wholes(self, places: Mapping[str, Sequence[Place]]) -> list[Place]:
+        """Mask in texts that nothing follows what is to be masked; tells what was found in them."""
+        for event, part in self._wholes:
+            to_mask = [place for place in places.get(part.text, ()) if place.is_masked]
+            if to_mask:
+                event.put(part.path, masked(part.text, to_mask))
+        found = [place for _, part in self._wholes for place in places.get(part.text, ())]
+        self._wholes.clear()
+        return found
 
-    def _mask(self, text: _Text, looked: Looked, cut: int) -> None:
-        places = [place for place in looked.places if place.is_masked and place.text == text.whole]
-        stretches = [each for each in joined(places) if text.events_of(each[0], each[1])[1] < cut]
-        for index, piece in text.edited(stretches).items():
+    def _mask(self, text: _Text, places: Sequence[Place], cut: int) -> None:
+        stretches = [each for each in _masked_in(places) if text.events_of(each[0], each[1])[1] < cut]
+        for index, piece in text.edited(stretches).items() if stretches else ():
             self._events[text.numbers[index]].put(text.paths[index], piece)
 
     def _remember(self, texts: Mapping[object, _Text], cut: int) -> None:
         """The ends of texts that go on: with them the next pieces are looked at."""
         for key, text in texts.items():
             end = text.gone_at(cut)
-            if end > len(text.context) and not text.is_whole:
+            if end > len(text.context):
                 self._sent[key] = text.whole[max(end - CONTEXT, 0) : end]
                 self._sent.move_to_end(key)
         while len(self._sent) > MAX_TEXTS:
@@ -233,7 +248,9 @@ class WindowedRelay(HeldRelay):
 
     async def _send(self, cut: int, *, is_end: bool) -> None:
         """Send on the first events; the last ones of all go when the audit has written down what they were."""
-        leaving, self._events, self._sizes = self._events[:cut], self._events[cut:], self._sizes[cut:]
+        leaving = self._events[:cut]
+        for queue in (self._events, self._pieces, self._sizes):
+            del queue[:cut]
         self._due_at = max(sum(self._sizes), OVERLAP) + WINDOW
         self._pending_bytes = len(self._rest) + sum(len(event.raw) for event in self._events)
         body = b"".join(event.encoded() for event in leaving)
@@ -246,10 +263,9 @@ class WindowedRelay(HeldRelay):
             await self.relay.write(body)
 
 
-def _masked_in(text: _Text, looked: Looked) -> list[tuple[int, int]]:
-    """The first and the last event of each stretch of a text that is masked."""
-    places = [place for place in looked.places if place.is_masked and place.text == text.whole]
-    return [text.events_of(start, end) for start, end, _ in joined(places)]
+def _masked_in(places: Iterable[Place]) -> list[tuple[int, int, str]]:
+    """The stretches of a text that are masked."""
+    return joined(place for place in places if place.is_masked)
 
 
 def _merged(findings: Iterable[Finding]) -> tuple[Finding, ...]:
