@@ -513,6 +513,14 @@ class Inspection:
 
 
 @dataclass(frozen=True, slots=True)
+class Keeping:
+    """What of one call is kept besides digests, because a policy says so."""
+
+    for_s: Mapping[Stage, float]
+    """For how long, by part."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """What one guard found in one half of a call. Never the text itself."""
 
@@ -611,6 +619,8 @@ class Outcome:
     """What the policy's guards found in the call."""
     cached: Cached | None = None
     """None: no cache had anything to do with it."""
+    kept: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    """The SHA-256 of what is kept of it because the policy says so, by part."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,7 @@ def test_the_documented_defaults_of_a_server_are_the_real_ones(tmp_path: Path) -
         "[tasks.NAME.models]",
         "[tasks.NAME.routes]",
         "[[guard]]",
+        "[[keep]]",
         "[budgets.NAME]",
         "[[tasks.NAME.grant]]",
         "[[tasks.NAME.deny]]",

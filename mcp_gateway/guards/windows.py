@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -118,6 +118,7 @@ class WindowedRelay(HeldRelay):
         self._sent: OrderedDict[object, str] = OrderedDict()
         self._found: list[Finding] = []
         self._blocked: Blocked | None = None
+        self._afterwards: list[Callable[[], None]] = []
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """See `Relay.begin`."""
@@ -142,10 +143,16 @@ class WindowedRelay(HeldRelay):
             message = f"{self.target.public_name} sent more at once than a guard can look at"
             raise Misbehaved(self.target.upstream, message)
 
+    def afterwards(self, do: Callable[[], None]) -> None:
+        """See `Relay.afterwards`. Of a stream that is blocked nothing is done, although part of it has gone."""
+        self._afterwards.append(do)
+
     async def release(self, content: Content, inspections: Sequence[Inspection]) -> tuple[Finding, ...]:
         """See `HeldRelay.release`. Raises `Blocked`, with all findings, also where part of it has been sent."""
         if not self._is_stream:
-            return await super().release(content, inspections)
+            found = await super().release(content, inspections)
+            self._pass_on_what_is_to_be_done()
+            return found
         if self._blocked is None:
             self._queue([event_of(self._rest)] if self._rest else [])
             await self._look(is_end=True)
@@ -153,7 +160,12 @@ class WindowedRelay(HeldRelay):
             raise self._blocked
         if self.error is not None:
             self.relay.hold_error(self.error)
+        self._pass_on_what_is_to_be_done()
         return _merged(self._found)
+
+    def _pass_on_what_is_to_be_done(self) -> None:
+        for do in self._afterwards:
+            self.relay.afterwards(do)
 
     def _queue(self, events: Iterable[Event]) -> None:
         for event in events:

@@ -20,6 +20,7 @@ import anyio
 import anyio.to_thread
 
 from mcp_gateway import __version__
+from mcp_gateway.audit.kept import Keeper
 from mcp_gateway.audit.log import AuditLog
 from mcp_gateway.catalog import search
 from mcp_gateway.catalog.catalog import Catalog, Problem, build
@@ -76,7 +77,7 @@ from mcp_gateway.wiring.offers import bounded, for_everybody, naming_rule, publi
 from mcp_gateway.wiring.policies import check_agent, policy_of
 from mcp_gateway.wiring.routes import apis_of, routes_of
 from mcp_gateway.wiring.senders import Senders
-from mcp_gateway.wiring.stores import broker_of
+from mcp_gateway.wiring.stores import broker_of, kept_store
 from mcp_gateway.wiring.trust import Trust, password_check, sign_in_of
 
 REFRESH_AFTER_S: Final = 0.02
@@ -140,7 +141,15 @@ class Running:
         self.transactions = Transactions(settings.state, utc_now, settings.approval_wait_s, self._note_asking)
         lock_file = lock_path(configuration.path)
         self.pins = PinBook(lock_file, configuration.settings.state, utc_text, read_lock(lock_file))
-        self.gateway = Gateway(self._snapshot(), audit, utc_now, transactions=self.transactions, budgets=self.budgets)
+        self.keeper = Keeper(lambda: kept_store(configuration), time.time)
+        self.gateway = Gateway(
+            self._snapshot(),
+            audit,
+            utc_now,
+            transactions=self.transactions,
+            budgets=self.budgets,
+            keeper=self.keeper,
+        )
         self.updates = Updates(self.gateway, new_request_id)
         master_key = random_key(configuration.settings.state / SEAL_KEY_FILE)
         wire_tasks = WireTasks(Seals(master_key, "wire task", WIRE_TASK_TTL_S), time.time)
