@@ -115,13 +115,13 @@ async def test_what_is_masked_never_comes_and_the_rest_does(tmp_path: Path) -> N
 
 async def test_a_blocked_stream_ends_with_the_reason_is_in_the_audit_and_is_paid_for(tmp_path: Path) -> None:
     async with gate(tmp_path, "block", more=BUDGET) as gateway:
-        gateway.first.habit, gateway.first.raw = "raw", chat(f"{FILLER * 2000}card {CARD} ok. {FILLER * 400}")
+        gateway.first.habit, gateway.first.raw = "raw", chat(f"{FILLER * 400}card {CARD} ok. {FILLER * 100}")
         said = ""
         with pytest.raises(openai.APIError, match="personal-data: card"):
             async for piece in said_by(gateway):
                 said += piece
         assert said
-        assert (FILLER * 2000).startswith(said)
+        assert (FILLER * 400).startswith(said)
         [row] = await gateway.ended()
         assert (row["ended"], row["t_in"] > 0, row["t_out"] > 0) == ("blocked", True, True)
         with audit_reader(gateway.parts.configuration) as audit:
@@ -134,7 +134,7 @@ async def test_a_blocked_stream_ends_with_the_reason_is_in_the_audit_and_is_paid
 
 async def test_anthropic_s_sdk_is_told_too(tmp_path: Path) -> None:
     async with gate(tmp_path, "block") as gateway:
-        gateway.first.habit, gateway.first.raw = "raw", messages(f"{FILLER * 2000}card {CARD} ok. {FILLER * 40}")
+        gateway.first.habit, gateway.first.raw = "raw", messages(f"{FILLER * 400}card {CARD} ok. {FILLER * 40}")
         client = anthropic.AsyncAnthropic(
             api_key=gateway.token(), base_url=gateway.origin, http_client=plain_client(), max_retries=0
         )
@@ -145,7 +145,7 @@ async def test_anthropic_s_sdk_is_told_too(tmp_path: Path) -> None:
                     said += text
         await client.close()
     assert said
-    assert (FILLER * 2000).startswith(said)
+    assert (FILLER * 400).startswith(said)
 
 
 async def test_a_stream_that_is_blocked_at_once_is_an_error_like_any(tmp_path: Path) -> None:
