@@ -101,10 +101,13 @@ class Store:
 class Keeper:
     """Keeps what calls carry, off the event loop. The store is opened when something is first kept."""
 
-    def __init__(self, open_: Callable[[], Store], now_s: Callable[[], float]) -> None:
-        """`now_s`: seconds since the epoch."""
+    def __init__(
+        self, open_: Callable[[], Store], now_s: Callable[[], float], is_there: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`now_s`: seconds since the epoch; `is_there`: whether something may be kept from before."""
         self.now_s = now_s
         self._open = open_
+        self._is_there = is_there
         self._opened: Store | None = None
         self._thread = ThreadPoolExecutor(1, "kept")
 
@@ -119,9 +122,9 @@ class Keeper:
     async def purge_as_time_goes_by(self) -> None:
         """Let go of what has ended, also where nothing more is kept, until cancelled."""
         while True:
-            await asyncio.sleep(PURGE_EVERY_S)
-            if self._opened is not None:
+            if self._opened is not None or self._is_there():
                 await asyncio.wrap_future(self._thread.submit(self._purge))
+            await asyncio.sleep(PURGE_EVERY_S)
 
     def close(self) -> None:
         """Finish what is being done, and close the store."""

@@ -66,6 +66,7 @@ from mcp_gateway.identity.task import task_for
 from mcp_gateway.models.sampling import Answerer, Sampling
 from mcp_gateway.models.sender import targets_of
 from mcp_gateway.policy.compile import Policy
+from mcp_gateway.storage.kept import DATABASE as KEPT_FILE
 from mcp_gateway.storage.private import random_key
 from mcp_gateway.storage.used import UsedOnce
 from mcp_gateway.upstreams.bridge import LEGACY_CAPABILITIES, put_question
@@ -141,7 +142,8 @@ class Running:
         self.transactions = Transactions(settings.state, utc_now, settings.approval_wait_s, self._note_asking)
         lock_file = lock_path(configuration.path)
         self.pins = PinBook(lock_file, configuration.settings.state, utc_text, read_lock(lock_file))
-        self.keeper = Keeper(lambda: kept_store(configuration), time.time)
+        kept = settings.state / KEPT_FILE
+        self.keeper = Keeper(lambda: kept_store(configuration), time.time, kept.exists)
         self.gateway = Gateway(
             self._snapshot(),
             audit,

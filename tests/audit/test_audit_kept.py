@@ -1,5 +1,6 @@
 """What is kept of one call: what went on, without secrets, sealed, and no more than may be."""
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from anyio import CancelScope
 
+from fakes.waiting import until
 from mcp_gateway.audit.kept import MAX_PART_BYTES, Keeper, KeptRelay, Store
 from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.credentials.vault_keys import CannotOpen, keys_of, new_key_text
@@ -141,6 +143,15 @@ async def test_what_an_older_key_sealed_is_sealed_anew(tmp_path: Path) -> None:
     assert (both.seal_anew(NOW), both.seal_anew(NOW)) == (2, 0)
     assert contents(Store(table, keys_of([f"file:{new}"], secrets, tmp_path)))["results"] == b'{"a":1}'
     keeper.close()
+
+
+async def test_what_has_ended_goes_by_itself_also_what_was_kept_before(keeper: Keeper, store: Store) -> None:
+    await kept(keeper, Outcome(OutcomeStatus.OK, {"a": 1}))
+    later = Keeper(lambda: store, lambda: NOW + 45, lambda: True)
+    purging = asyncio.ensure_future(later.purge_as_time_goes_by())
+    await until(lambda: len(store.table.of("r1", NOW)) == 1)
+    purging.cancel()
+    assert contents(store).keys() == {"arguments"}
 
 
 class Wire:
