@@ -234,7 +234,8 @@ class Gateway:
             if looks:
                 outcome = await now.guards.look_at_outcome(looks, request, outcome, found)
         except (GatewayError, CancelledError) as e:
-            outcome = replace(_outcome_of(e, found), usage=outcome.usage)  # an answer that is blocked was paid for
+            # An answer that is blocked was paid for, wherever it came from.
+            outcome = replace(_outcome_of(e, found), usage=outcome.usage, cached=outcome.cached)
             raise
         finally:
             self._under_way[caller.agent] -= 1

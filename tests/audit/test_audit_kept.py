@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,9 @@ class Wire:
     def hold_error(self, error: Exception) -> None:
         self.got.append(error)
 
+    def afterwards(self, do: Callable[[], None]) -> None:
+        self.got.append(do)
+
 
 async def test_an_answer_over_http_is_overheard_and_passes_as_it_is(keeper: Keeper, store: Store) -> None:
     wire, fault = Wire(), OSError("gone")
@@ -188,7 +191,8 @@ async def test_an_answer_over_http_is_overheard_and_passes_as_it_is(keeper: Keep
     await relay.write(b"one ")
     relay.hold(b"two")
     relay.hold_error(fault)
-    assert wire.got == [(200, {"Content-Type": "text/event-stream"}), b"one ", b"two", fault]
+    relay.afterwards(print)
+    assert wire.got == [(200, {"Content-Type": "text/event-stream"}), b"one ", b"two", fault, print]
     await record.closed(Outcome(OutcomeStatus.CANCELLED))
     assert contents(store) == {"arguments": b"asked", "results": b"one two"}
     assert [row.media_type for row in store.table.of("r1", NOW)] == ["text/plain", "text/event-stream"]

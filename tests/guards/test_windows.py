@@ -1,7 +1,8 @@
 """Streams that are looked at in windows: what leaves when, and what never leaves."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -219,3 +220,19 @@ async def test_what_stands_before_a_word_is_still_known_when_it_comes() -> None:
     text = text[: WINDOW + OVERLAP - 5] + digits + "4111111111111111 " + FILLER * 10
     body, findings = await relayed(chat(*words(text)), guard(Action.MASK))
     assert (said(body), findings) == (text, ())
+
+
+@pytest.mark.parametrize(("text", "done"), [(CARD, []), ("harmless", ["kept"])])
+async def test_what_is_to_be_done_with_an_answer_is_not_done_with_a_blocked_one(text: str, done: list[str]) -> None:
+    class Remembering(Wire):
+        def afterwards(self, do: Callable[[], None]) -> None:
+            do()
+
+    did: list[str] = []
+    relay = relay_to(Remembering(), guard(Action.BLOCK))
+    await relay.begin(200, EVENTS)
+    relay.afterwards(lambda: did.append("kept"))
+    await relay.write(chat(*words(FILLER * 20 + text)))
+    with suppress(Blocked):
+        await relay.release(CONTENT, [])
+    assert did == done
