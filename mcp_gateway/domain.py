@@ -490,6 +490,13 @@ class Action(StrEnum):
     BLOCK = "block"  # it ends here
 
 
+class Holding(StrEnum):
+    """How much of a streamed answer is held back until a guard has looked at it."""
+
+    WHOLE = "whole"  # all of it
+    WINDOWS = "windows"  # the end of what has come so far; what has been let through cannot be called back
+
+
 @dataclass(frozen=True, slots=True)
 class Inspection:
     """One guard of the policy that applies to one call."""
@@ -502,6 +509,15 @@ class Inspection:
     action: Action
     min_score: float = 0.5
     """Findings that a detector is less sure of are passed over; from 0 to 1."""
+    held: Holding = Holding.WHOLE
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What of one call is kept besides digests, because a policy says so."""
+
+    for_s: Mapping[Stage, float]
+    """For how long, by part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -603,6 +619,8 @@ class Outcome:
     """What the policy's guards found in the call."""
     cached: Cached | None = None
     """None: no cache had anything to do with it."""
+    kept: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    """The SHA-256 of what is kept of it because the policy says so, by part."""
 
 
 @dataclass(frozen=True, slots=True)

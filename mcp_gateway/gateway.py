@@ -16,10 +16,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from time import perf_counter
-from typing import Final
+from typing import Final, TypeVar
 
 from anyio import CancelScope
 
+from mcp_gateway.audit.kept import Keeper, Record
 from mcp_gateway.audit.log import AuditLog
 from mcp_gateway.catalog.catalog import Catalog
 from mcp_gateway.catalog.rewrite import upstream_params
@@ -68,8 +69,11 @@ from mcp_gateway.policy.budgets import CURRENCY
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.decide import decide, sees_what_its_task_sees
 from mcp_gateway.policy.inspections import inspections
+from mcp_gateway.policy.keeping import keeping
 from mcp_gateway.storage.transactions import Spending
 from mcp_gateway.upstreams.refusals import Rejected
+
+T = TypeVar("T")
 
 Choose = Callable[[Sequence[Target]], Sequence[Target]]
 
@@ -142,9 +146,10 @@ class Gateway:
         page_size: int = 1000,
         transactions: Transactions | None = None,
         budgets: Budgets | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         """`transactions` and `budgets`: where calls under terms, and under budgets, are counted; without them none of
-        those goes ahead."""
+        those goes ahead. `keeper`: where what calls carry is kept if the policy says so; without it nothing is."""
         self._snapshot = snapshot
         self._is_open = Event()
         self._is_open.set()
@@ -152,6 +157,7 @@ class Gateway:
         self._clock = clock
         self._page_size = page_size
         self._budgets = budgets
+        self._keeper = keeper
         self._under_way: Counter[str] = Counter()
         self._transactions = transactions
 
@@ -212,6 +218,7 @@ class Gateway:
         found: tuple[Finding, ...] = ()
         outcome = Outcome(OutcomeStatus.FAILED)  # what the audit keeps should a bug of ours end the walk here
         paid: Reservation | None = None
+        request, kept = self._overheard(now, caller, request, target) if now.policy.keeps else (request, None)
         self._under_way[caller.agent] += 1
         try:
             self._check_room(caller)
@@ -220,17 +227,20 @@ class Gateway:
             now.guards.check_request(caller, target, request)
             if now.policy.budgets:
                 paid = await self._pay(now, caller, target, request)
+            if kept is not None:
+                kept.sent(request)
             outcome = await _sent(now, caller, target, request, reply, held)
             outcome = now.guards.check_outcome(caller, target, outcome)
             if looks:
                 outcome = await now.guards.look_at_outcome(looks, request, outcome, found)
         except (GatewayError, CancelledError) as e:
-            outcome = _outcome_of(e, found)
+            # An answer that is blocked was paid for, wherever it came from.
+            outcome = replace(_outcome_of(e, found), usage=outcome.usage, cached=outcome.cached)
             raise
         finally:
             self._under_way[caller.agent] -= 1
-            if held is not None or paid is not None:
-                await _shielded(_settled(held, paid, outcome))
+            if held is not None or paid is not None or kept is not None:
+                outcome = await _shielded(_settled(held, paid, kept, outcome))
             gateway_ms = (perf_counter() - began_at) * 1000 - outcome.upstream_ms
             closed = self._audit.close(entry, outcome, gateway_ms=gateway_ms)  # on disk before the agent hears of it
             await (_shielded(closed) if outcome.status is OutcomeStatus.CANCELLED else closed)
@@ -353,6 +363,16 @@ class Gateway:
             raise StoreUnavailable("there is nowhere to keep what calls take")
         return await self._budgets.reserve(now.policy.allowances(caller, target), target, request.expects)
 
+    def _overheard(
+        self, now: Snapshot, caller: Caller, request: Request, target: Target
+    ) -> tuple[Request, Record | None]:
+        """The request that goes on, and what of it is kept because the policy says so."""
+        wanted = keeping(now.policy.keeps, caller, target)
+        if wanted is None or self._keeper is None:
+            return request, None
+        record = self._keeper.record(wanted, caller, request, target)
+        return record.listening(request), record
+
     def _check_room(self, caller: Caller) -> None:
         if self._under_way[caller.agent] > MAX_CALLS_PER_AGENT:
             raise OverLimit(f"at most {MAX_CALLS_PER_AGENT} calls at once")
@@ -389,11 +409,12 @@ def _spending(request: Request, decision: Decision) -> Spending:
     return Spending(tokens=expects.input + expects.output, cost=micros(expects.cost or 0) if is_priced else MOST)
 
 
-async def _settled(held: Held | None, paid: Reservation | None, outcome: Outcome) -> None:
+async def _settled(held: Held | None, paid: Reservation | None, kept: Record | None, outcome: Outcome) -> Outcome:
     if paid is not None:
         paid.settle(outcome)
     if held is not None:
         await held.settle(outcome)
+    return outcome if kept is None else await kept.closed(outcome)
 
 
 def _in_full(now: Snapshot, request: Request, decision: Decision) -> Decision:
@@ -403,9 +424,10 @@ def _in_full(now: Snapshot, request: Request, decision: Decision) -> Decision:
     return decision
 
 
-async def _shielded(closed: Awaitable[object]) -> None:
+async def _shielded(closed: Awaitable[T]) -> T:
     with CancelScope(shield=True):
-        await closed
+        result = await closed
+    return result  # noqa: RET504  the type checker takes a scope for something that swallows what leaves it
 
 
 def _as_the_upstream_knows_it(target: Target, request: Request, credential: Credential) -> UpstreamRequest:

@@ -89,6 +89,16 @@ def test_every_key_of_a_model_is_documented(tmp_path: Path) -> None:
     assert documented("configuration.md", "[models.NAME] with targets").keys() == alias
 
 
+def test_every_key_of_a_detector_is_documented_with_its_default(tmp_path: Path) -> None:
+    written = '[detectors.a]\nurl = "https://a.example"\nkinds = ["b"]'
+    rows = documented("configuration.md", "[detectors.NAME]")
+    assert rows.keys() == keys_of_servers_toml(tmp_path, written)
+    (tmp_path / "servers.toml").write_text(written)
+    [detector] = load(tmp_path / "servers.toml", {}).detectors
+    for key in ("timeout_s", "at_once", "max_bytes", "if_unavailable", "remember_s"):
+        assert value_of(rows[key], key, tmp_path) == plain(getattr(detector, key)), key
+
+
 def test_the_documented_defaults_of_the_gateway_are_the_real_ones(tmp_path: Path) -> None:
     path = tmp_path / "servers.toml"
     path.write_text("")
@@ -114,6 +124,7 @@ def test_the_documented_defaults_of_a_server_are_the_real_ones(tmp_path: Path) -
         "[tasks.NAME.models]",
         "[tasks.NAME.routes]",
         "[[guard]]",
+        "[[keep]]",
         "[budgets.NAME]",
         "[[tasks.NAME.grant]]",
         "[[tasks.NAME.deny]]",

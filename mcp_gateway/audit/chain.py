@@ -66,6 +66,7 @@ COLUMNS: Final = (
     "shadow_at",
     "findings",
     "cache",
+    "kept",
     "prev_hash",
     "hash",
 )

@@ -239,6 +239,8 @@ def finished_row(entry: Entry, outcome: Outcome, gateway_ms: float, at: float, c
         row["findings"] = canonical([_finding(finding) for finding in outcome.findings]).decode()
     if outcome.cached is not None:
         row["cache"] = canonical(_cached(outcome.cached)).decode()
+    if outcome.kept:
+        row["kept"] = canonical(dict(outcome.kept)).decode()
     if outcome.error is not None:
         row["error"] = _clean(f"{outcome.error.code}: {outcome.error.message}", ERROR_LENGTH)
     if outcome.result is not None:

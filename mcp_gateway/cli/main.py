@@ -15,6 +15,7 @@ from mcp_gateway.cli import (
     call,
     check,
     connect,
+    content,
     doctor,
     init,
     key,
@@ -66,6 +67,7 @@ app.add_typer(person.app, name="person")
 app.add_typer(task.app, name="task")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")
+app.add_typer(content.app, name="content")
 
 
 @app.callback()

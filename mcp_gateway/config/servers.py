@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
+from mcp_gateway.config.detectors import DetectorConfig, read_detectors
 from mcp_gateway.config.identity import IdentityConfig, read_identity
 from mcp_gateway.config.local import read_local, warn_of_missing
 from mcp_gateway.config.models import Models, read_models
@@ -113,6 +114,7 @@ class Configuration:
     warnings: tuple[Complaint, ...] = ()
     identity: IdentityConfig = field(default_factory=IdentityConfig)
     models: Models = field(default_factory=Models)
+    detectors: tuple[DetectorConfig, ...] = ()
 
 
 def load(path: Path, environ: Mapping[str, str], listen: tuple[str, int] | None = None) -> Configuration:
@@ -133,12 +135,13 @@ def load(path: Path, environ: Mapping[str, str], listen: tuple[str, int] | None 
     _check_prefixes(servers, findings)
     models = read_models(top.table("models"), secrets)
     _check_sampling(servers, models, findings)
+    detectors = read_detectors(top.table("detectors"), secrets)
     top.finish()
     _warn_of_the_whole(servers, everyone_can_write, findings, bool(models.offered))
     if findings.errors:
         raise ConfigInvalid(_in_order(findings.errors))
     version = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Configuration(path, settings, servers, version, _in_order(findings.warnings), identity, models)
+    return Configuration(path, settings, servers, version, _in_order(findings.warnings), identity, models, detectors)
 
 
 def _read(path: Path) -> tuple[str, bool]:

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from mcp_gateway.config.models import Models, Wire
 from mcp_gateway.domain import Caller, HttpPart, Json, Kind, Request, Target, Transport, Verb
-from mcp_gateway.errors import BadRequest, GatewayError
+from mcp_gateway.errors import BadRequest, Blocked, GatewayError
 from mcp_gateway.frontdoor.doorstep import Doorstep, HttpRefusedError, Refusal
 from mcp_gateway.frontdoor.exchange import Closers, send_json
 from mcp_gateway.frontdoor.head import Lines, head_of
@@ -132,8 +132,13 @@ class ModelsDoor:
             async with relay.watched(receive):
                 await self._gateway.ask(caller, request, SILENT)
         except GatewayError as e:
-            # One that has begun cannot become another answer: without its end it shows that it broke off.
-            return None if relay.is_begun else trouble_of(e, request.name)
+            if not relay.is_begun:
+                return trouble_of(e, request.name)
+            if isinstance(e, Blocked):  # a stream that guards look at in windows: it ends with the reason
+                relay.hold_error(e)
+                await relay.finish()
+            # Any other that has begun cannot become another answer: without its end it shows that it broke off.
+            return None
         finally:
             self._closers.discard(key)
         if relay.is_begun:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from mcp_gateway.domain import Action, Finding, HttpPart, Inspection, Outcome, Request, RpcError, Stage, Target
+from mcp_gateway.domain import Action, Finding, Holding, HttpPart, Inspection, Outcome, Request, RpcError, Stage, Target
 from mcp_gateway.errors import Blocked
 from mcp_gateway.guards.content import Content
 from mcp_gateway.guards.held import HeldRelay
+from mcp_gateway.guards.windows import WindowedRelay
 from mcp_gateway.jsonrpc import dump
 
 _NOT_CONTENT: Final = frozenset({"_meta", "name", "ref", "taskId"})
@@ -24,11 +25,15 @@ async def look_at_request(
 ) -> tuple[Request, tuple[Finding, ...]]:
     """The request that goes on, masked where a guard says so, and what was found. Raises `Blocked`.
 
-    Where a guard will look at an HTTP answer, that is held back from now on, if it has at most `max_bytes`.
+    Where a guard will look at an HTTP answer, that is held back from now on, if it has at most `max_bytes`; a stream
+    only in part where all of them say so (`windows`).
     """
     if request.http is not None:
         http, findings = await _look_at_http(content, inspections, request.http)
-        if any(Stage.RESULTS in inspection.stages for inspection in inspections):
+        of_results = [inspection for inspection in inspections if Stage.RESULTS in inspection.stages]
+        if of_results and all(inspection.held is Holding.WINDOWS for inspection in of_results):
+            http = replace(http, relay=WindowedRelay(http.relay, target, max_bytes, content, of_results))
+        elif of_results:
             http = replace(http, relay=HeldRelay(http.relay, target, max_bytes))
         return request if http is request.http else replace(request, http=http), findings
     carried: dict[str, Any] = {key: part for key, part in request.params.items() if key not in _NOT_CONTENT}

@@ -2,13 +2,15 @@
 
 One engine for arguments, prompts, results and bodies: every text in a JSON value is read in every way there is
 (`views`), by every detector that a guard asks for. The strongest action wins, so the order of guards never matters.
-Anything that cannot be looked at is treated as if everything had been found in it.
+Anything that cannot be looked at is treated as if everything had been found in it: also what a detector that answers
+from elsewhere (`judged`) did not judge, unless an operator declared that it may pass.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,14 +18,36 @@ from anyio import to_thread
 
 from mcp_gateway.domain import Action, Finding, Inspection, Stage
 from mcp_gateway.errors import Blocked
-from mcp_gateway.guards.detect import Detector, Found, chosen
-from mcp_gateway.guards.views import views
+from mcp_gateway.guards.detect import Detector, Found, Judge, Unjudged, chosen
+from mcp_gateway.guards.judged import SHORTEST_NUMBER, Verdicts, asked, readings
+from mcp_gateway.guards.views import View, views
 
 LONG_TEXT: Final = 16_384
 """Characters in all from which a thread looks at them, so that other calls go on meanwhile."""
-_SHORTEST_NUMBER: Final = 10**8
-"""Smaller numbers are no card, account or telephone number."""
+UNJUDGED: Final = "unjudged"
+"""The kind under which the audit has what a detector did not answer about: `DETECTOR/unjudged`."""
 _STRENGTH: Final = tuple(Action)
+
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One thing found, and the guards that care for it."""
+
+    text: str
+    """The whole text it stands in."""
+    start: int
+    end: int
+    name: str
+    """`DETECTOR/KIND`."""
+    score: float
+    guards: tuple[Inspection, ...]
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether a guard wants it out of the text."""
+        return self.end > self.start and any(guard.action is Action.MASK for guard in self.guards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +57,11 @@ class Looked:
     value: Any
     """The value that goes on; the very same object where nothing was masked."""
     findings: tuple[Finding, ...]
+    """What each guard has found, those left out that found nothing."""
+    places: tuple[Place, ...] = ()
+    """What the findings are made of, but for what was not judged."""
+    unseen: tuple[Finding, ...] = ()
+    """Those of the findings that say that something was not judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +77,13 @@ class _Wish:
         return found.kind in self.kinds.get(detector, ()) and found.score >= self.inspection.min_score
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """A part of one text that some guard cares for."""
-
-    start: int
-    end: int
-    name: str
-    """`DETECTOR/KIND`."""
-
-
 class _Look:
     """One look at one value, for all guards that apply to it."""
 
     def __init__(self, wishes: Sequence[_Wish], detectors: Sequence[Detector]) -> None:
         self._wishes = wishes
         self._detectors = detectors
-        self._counts: list[Counter[str]] = [Counter() for _ in wishes]
-        self._scores = [0.0] * len(wishes)
+        self.places: list[Place] = []
 
     def at(self, value: Any) -> Any:
         """`value` with everything masked that has to be; the same object where there is nothing."""
@@ -76,99 +94,125 @@ class _Look:
         if isinstance(value, (list, tuple)):
             items = [self.at(item) for item in value]
             return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
-        if isinstance(value, (int, float)) and abs(value) >= _SHORTEST_NUMBER:
-            masked = self._text(digits := str(value))
-            return value if masked is digits else masked
+        if isinstance(value, (int, float)) and abs(value) >= SHORTEST_NUMBER:
+            shown = self._text(digits := str(value))
+            return value if shown is digits else shown
         return value
-
-    def findings(self, stage: Stage) -> tuple[Finding, ...]:
-        """What each guard has found, those left out that found nothing."""
-        return tuple(
-            Finding(wish.inspection.at, stage, wish.inspection.action, dict(counts), score)
-            for wish, counts, score in zip(self._wishes, self._counts, self._scores, strict=True)
-            if counts
-        )
 
     def _members(self, members: Mapping[str, Any]) -> Mapping[str, Any]:
         copy = {}
         changed = False
         for name, member in members.items():
-            shown, masked = self._text(name), self.at(member)
+            shown, after = self._text(name), self.at(member)
             while shown is not name and (shown in members or shown in copy):
                 shown += "_"  # two masked names must not become one member
-            copy[shown] = masked
-            changed = changed or masked is not member or shown is not name
+            copy[shown] = after
+            changed = changed or after is not member or shown is not name
         return copy if changed else members
 
     def _text(self, text: str) -> str:
-        to_mask = [span for view in views(text) for span in self._spans(view.text, view.span)]
-        return _masked(text, to_mask) if to_mask else text
+        places = [place for view in views(text) for place in self._places(text, view)]
+        self.places += places
+        to_mask = [place for place in places if place.is_masked]
+        return masked(text, to_mask) if to_mask else text
 
-    def _spans(self, text: str, span: Callable[[int, int], tuple[int, int]]) -> Iterator[_Span]:
-        """What has to be masked of one reading of a text; what was found is counted on the way."""
+    def _places(self, text: str, view: View) -> Iterator[Place]:
+        """What some guard cares for in one reading of a text, and where it stands in the text itself."""
         for detector in self._detectors:
-            for found in detector.scan(text):
-                name = f"{detector.name}/{found.kind}"
-                if self._note(detector.name, name, found) and found.end > found.start:
-                    start, end = span(found.start, found.end)
-                    yield _Span(start, end, name)
-
-    def _note(self, detector: str, name: str, found: Found) -> bool:
-        """Count it for every guard that cares; tells whether one of them masks."""
-        is_masked = False
-        for number, wish in enumerate(self._wishes):
-            if wish.counts(detector, found):
-                self._counts[number][name] += 1
-                self._scores[number] = max(self._scores[number], found.score)
-                is_masked = is_masked or wish.inspection.action is Action.MASK
-        return is_masked
+            for found in detector.scan(view.text):
+                guards = tuple(wish.inspection for wish in self._wishes if wish.counts(detector.name, found))
+                if guards:
+                    start, end = view.span(found.start, found.end) if found.end > found.start else (0, 0)
+                    yield Place(text, start, end, f"{detector.name}/{found.kind}", found.score, guards)
 
 
 class Content:
     """Looks at what calls carry. Keeps nothing of it."""
 
-    def __init__(self, detectors: Iterable[Detector]) -> None:
-        self._detectors = {detector.name: detector for detector in detectors}
+    def __init__(self, detectors: Iterable[Detector | Judge]) -> None:
+        self._all = {detector.name: detector for detector in detectors}
+        self._judges = {name: each for name, each in self._all.items() if isinstance(each, Judge)}
+        self._detectors = {name: each for name, each in self._all.items() if not isinstance(each, Judge)}
 
     @property
     def names(self) -> Mapping[str, tuple[str, ...]]:
         """What policies may ask for: each detector with its kinds."""
-        return {name: tuple(detector.kinds) for name, detector in self._detectors.items()}
+        return {name: tuple(detector.kinds) for name, detector in self._all.items()}
 
     async def look(self, inspections: Sequence[Inspection], stage: Stage, value: Any) -> Looked:
         """Look at every text in a JSON value. Raises `Blocked`, with the findings, where a guard says so."""
         wanted = [inspection for inspection in inspections if stage in inspection.stages]
         if not wanted:
             return Looked(value, ())
-        length = _length(value)
-        if length > LONG_TEXT:
-            return await to_thread.run_sync(self._look, wanted, stage, value)
-        return self._look(wanted, stage, value)
-
-    def _look(self, inspections: Sequence[Inspection], stage: Stage, value: Any) -> Looked:
-        wishes = [self._wish(inspection) for inspection in inspections]
+        wishes = [self._wish(inspection) for inspection in wanted]
         names = dict.fromkeys(name for wish in wishes for name in wish.kinds)
-        look = _Look(wishes, [self._detectors[name] for name in names])
-        masked = look.at(value)
-        findings = look.findings(stage)
+        is_long = _length(value) > LONG_TEXT
+        verdicts, unseen = (
+            await self._judged(wishes, names, stage, value, is_long=is_long) if self._judges else ([], [])
+        )
+        detectors = [self._detectors[name] for name in names if name in self._detectors]
+        look = _Look(wishes, [*detectors, *verdicts])
+        after = await to_thread.run_sync(look.at, value) if is_long else look.at(value)
+        findings = (*findings_of(look.places, wanted, stage), *unseen)
         _block(findings, stage)
-        return Looked(masked, findings)
+        return Looked(after, findings, tuple(look.places), tuple(unseen))
+
+    async def _judged(
+        self, wishes: Sequence[_Wish], names: Iterable[str], stage: Stage, value: Any, *, is_long: bool
+    ) -> tuple[list[Verdicts], list[Finding]]:
+        """What detectors answer that are to be asked, and what has to be said of those that did not."""
+        judges = [self._judges[name] for name in names if name in self._judges]
+        if not judges:
+            return [], []
+        texts = await to_thread.run_sync(readings, value) if is_long else readings(value)
+        verdicts, silent = await asked(judges, stage, texts)
+        unseen = []
+        for wish in wishes:
+            missing = {name: why for name, why in silent.items() if name in wish.kinds}
+            if missing:
+                unseen.append(_unseen(wish.inspection, stage, missing))
+        return verdicts, unseen
 
     def _wish(self, inspection: Inspection) -> _Wish:
         try:
-            found = chosen(self._detectors, inspection.find)
+            found = chosen(self._all, inspection.find)
         except LookupError as e:
             # Refused when the policy was read; a detector that has gone since must not open the gate.
             raise Blocked(f"a guard cannot be run: there is no detector {e}") from e
         return _Wish(inspection, {detector.name: kinds for detector, kinds in found})
 
 
+def _unseen(inspection: Inspection, stage: Stage, missing: Mapping[str, Unjudged]) -> Finding:
+    """What a guard makes of silence: as if all had been found, where it may not pass; what is not known, nobody can
+    mask."""
+    for why in missing.values():
+        _log.debug("unjudged: %s", why)
+    may_pass = inspection.action is Action.ALERT or all(why.passes for why in missing.values())
+    counts = {f"{name}/{UNJUDGED}": 1 for name in missing}
+    return Finding(inspection.at, stage, Action.ALERT if may_pass else Action.BLOCK, counts, 0.0)
+
+
+def findings_of(places: Iterable[Place], inspections: Iterable[Inspection], stage: Stage) -> tuple[Finding, ...]:
+    """What each of these guards has found, in their order, those left out that found nothing."""
+    counts: dict[Inspection, Counter[str]] = {inspection: Counter() for inspection in inspections}
+    scores: dict[Inspection, float] = {}
+    for place in places:
+        for guard in place.guards:
+            counts[guard][place.name] += 1
+            scores[guard] = max(scores.get(guard, 0.0), place.score)
+    return tuple(
+        Finding(guard.at, stage, guard.action, dict(found), scores[guard]) for guard, found in counts.items() if found
+    )
+
+
 def _block(findings: Sequence[Finding], stage: Stage) -> None:
     blocked = [finding for finding in findings if finding.action is Action.BLOCK]
     if blocked:
-        kinds = sorted({name.replace("/", ": ") for finding in blocked for name in finding.counts})
+        names = sorted({name for finding in blocked for name in finding.counts})
+        kinds = [name.replace("/", ": ") for name in names if not name.endswith(f"/{UNJUDGED}")]
         where = "what was sent" if stage is Stage.ARGUMENTS else "what came back"
-        raise Blocked(f"{where} holds {', '.join(kinds)}, which may not pass here", findings)
+        what = f"holds {', '.join(kinds)}, which may not pass here" if kinds else "cannot be judged at the moment"
+        raise Blocked(f"{where} {what}", findings)
 
 
 def strongest(actions: Iterable[Action]) -> Action | None:
@@ -176,25 +220,25 @@ def strongest(actions: Iterable[Action]) -> Action | None:
     return max(actions, key=_STRENGTH.index, default=None)
 
 
-def _masked(text: str, spans: Iterable[_Span]) -> str:
-    """`text` with each stretch that spans cover replaced by one note of what stood there."""
+def masked(text: str, places: Iterable[Place]) -> str:
+    """`text` with each stretch that they cover replaced by one note of what stood there."""
     parts, done = [], 0
-    for start, end, name in _joined(spans):
-        parts += [text[done:start], f"[masked:{name}]"]
+    for start, end, note in joined(places):
+        parts += [text[done:start], note]
         done = end
     return "".join([*parts, text[done:]])
 
 
-def _joined(spans: Iterable[_Span]) -> list[tuple[int, int, str]]:
-    """Spans that overlap made one, in order, under the name of the first."""
-    joined: list[tuple[int, int, str]] = []
-    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
-        if joined and span.start < joined[-1][1]:
-            start, end, name = joined[-1]
-            joined[-1] = (start, max(end, span.end), name)
+def joined(places: Iterable[Place]) -> list[tuple[int, int, str]]:
+    """The stretches that they cover, in order, each with the note that takes its place: the name of its first."""
+    stretches: list[tuple[int, int, str]] = []
+    for place in sorted(places, key=lambda place: (place.start, -place.end)):
+        if stretches and place.start < stretches[-1][1]:
+            start, end, note = stretches[-1]
+            stretches[-1] = (start, max(end, place.end), note)
         else:
-            joined.append((span.start, span.end, span.name))
-    return joined
+            stretches.append((place.start, place.end, f"[masked:{place.name}]"))
+    return stretches
 
 
 def _length(value: Any) -> int:

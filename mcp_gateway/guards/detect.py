@@ -1,7 +1,8 @@
 """What a detector is: something that looks at a text and says what it found where, and how sure it is.
 
 Those built in look for secrets, personal data and injected instructions. Packages add their own through the entry
-point group `mcp_gateway.detectors`: each entry names a class or function that takes nothing and returns a `Detector`.
+point group `mcp_gateway.detectors`: each entry names a class or function that takes nothing and returns a `Detector`,
+or a `Judge` where the answer comes from elsewhere.
 A detector is a signal, never a guarantee: what must not happen is denied by the policy.
 """
 
@@ -11,11 +12,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar, runtime_checkable
 
+from mcp_gateway.domain import Stage
 from mcp_gateway.errors import Complaint, ConfigInvalid
 
 ENTRY_POINTS: Final = "mcp_gateway.detectors"
+
+AnyDetector = TypeVar("AnyDetector", bound="Detector | Judge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,34 @@ class Detector(Protocol):
     def scan(self, text: str) -> Sequence[Found]:
         """What there is in one text. Takes time in proportion to the text; keeps nothing of it."""
         ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """A detector that has to wait for its answer: of a service, another process, a graphics card."""
+
+    @property
+    def name(self) -> str:
+        """What policies call it."""
+        ...
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """The kinds of thing it can find."""
+        ...
+
+    async def judge(self, stage: Stage, texts: Sequence[str]) -> Mapping[str, Sequence[Found]]:
+        """What there is in each of these texts, by text; those without anything may be left out. Raises `Unjudged`."""
+        ...
+
+
+class Unjudged(Exception):
+    """A detector did not answer. The text is for operators."""
+
+    def __init__(self, why: str, *, passes: bool = False) -> None:
+        """`passes`: the call may go on unseen, for an operator said so."""
+        super().__init__(why)
+        self.passes = passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +131,15 @@ class KnownSecrets:
         return [Found(rule.name, *match.span()) for rule in rules for match in rule.pattern.finditer(text)]
 
 
-def installed() -> dict[str, Detector]:
+def installed() -> dict[str, Detector | Judge]:
     """The detectors that installed packages offer, by name. Raises `ConfigInvalid` where one cannot be loaded.
 
     Loading runs the package's code: an operator who installs one trusts it as much as the gateway itself.
     """
-    detectors: dict[str, Detector] = {}
+    detectors: dict[str, Detector | Judge] = {}
     for entry in entry_points(group=ENTRY_POINTS):
         try:
-            detector: Detector = entry.load()()
+            detector: Detector | Judge = entry.load()()
         except (ImportError, AttributeError, TypeError, ValueError) as e:
             fix = "uninstall the package or have its author look"
             raise ConfigInvalid([Complaint(f"entry point {entry.name}", 0, f"{entry.value}: {e}", fix)]) from e
@@ -115,7 +147,7 @@ def installed() -> dict[str, Detector]:
     return detectors
 
 
-def chosen(detectors: Mapping[str, Detector], names: Iterable[str]) -> list[tuple[Detector, frozenset[str]]]:
+def chosen(detectors: Mapping[str, AnyDetector], names: Iterable[str]) -> list[tuple[AnyDetector, frozenset[str]]]:
     """The detectors that `names` speak of, each with the kinds that are wanted of it.
 
     Raises `LookupError` with the name nobody bears.

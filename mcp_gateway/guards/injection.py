@@ -10,12 +10,12 @@ import re
 from typing import Final
 
 from mcp_gateway.guards.detect import Found, Shape, found_by
+from mcp_gateway.guards.sentences import GAP, sentences
 
-_GAP: Final = r"[\s,.:;'\"*_-]{1,8}"
 _WORDS: Final = {
-    "SOME": rf"(?:\w{{1,20}}{_GAP}){{0,6}}",
-    "ALL": rf"(?:(?:all|any|every|the|your|of|my|these|those){_GAP}){{0,4}}",
-    "EARLIER": rf"(?:(?:previous|prior|above|earlier|preceding|former|original|existing|system|safety){_GAP}){{1,2}}",
+    "SOME": rf"(?:\w{{1,20}}{GAP}){{0,6}}",
+    "ALL": rf"(?:(?:all|any|every|the|your|of|my|these|those){GAP}){{0,4}}",
+    "EARLIER": rf"(?:(?:previous|prior|above|earlier|preceding|former|original|existing|system|safety){GAP}){{1,2}}",
     "ORDERS": "(?:instructions?|directives?|prompts?|rules|guidelines|commands?|context|guardrails|restrictions)",
     "NOT": "(?:do not|must not|don't|never|without)",
     "PEOPLE": "(?:user|human|person|anyone|operator)",
@@ -23,12 +23,7 @@ _WORDS: Final = {
 }
 
 
-def _sentence(kind: str, score: float, text: str) -> Shape:
-    """A sentence with its words written as they are; CAPITALS stand for `_WORDS`, a space for whatever parts words."""
-    pattern = re.sub(r"(SOME|ALL|EARLIER) ", r"\1", text)
-    for name, words in _WORDS.items():
-        pattern = pattern.replace(name, words)
-    return Shape(kind, re.compile(rf"\b(?:{pattern.replace(' ', _GAP)})\b", re.IGNORECASE), score=score)
+_sentence: Final = sentences(_WORDS)
 
 
 def _mark(kind: str, score: float, pattern: str) -> Shape:

@@ -105,6 +105,7 @@ class Policy:
             for task in document.tasks.values()
         }
         self.guards = tuple(sorted(document.guards, key=lambda guard: guard.inspection.at))
+        self.keeps = document.keeps
         self._first_calls = {task.name: _first_calls(task) for task in document.tasks.values()}
         self.has_terms = any(self._flows.values()) or any(
             grant.demands is not None for task in document.tasks.values() for grant in task.grants

@@ -30,6 +30,7 @@ from mcp_gateway.policy.demands import (
 )
 from mcp_gateway.policy.expression import ConditionError
 from mcp_gateway.policy.guarding import Guard, read_guard
+from mcp_gateway.policy.keeping import Keep, read_keep
 from mcp_gateway.policy.patterns import Pattern, PatternError, parse_pattern
 from mcp_gateway.policy.tables import CODE, Place, Table
 
@@ -43,6 +44,7 @@ _TOP: Final[Mapping[str, type]] = {
     "flow": list,
     "budgets": dict,
     "guard": list,
+    "keep": list,
     "mode": str,
 }
 _AGENT: Final[Mapping[str, type]] = {"match": str, "tasks": list, "default_task": str}
@@ -143,6 +145,7 @@ class PolicyDocument:
     flows: tuple[FlowRule, ...] = ()
     """Those of every task."""
     guards: tuple[Guard, ...] = ()
+    keeps: tuple[Keep, ...] = ()
     warnings: tuple[Complaint, ...] = ()
     budgets: tuple[BudgetRule, ...] = ()
 
@@ -233,6 +236,7 @@ def _read(sources: Mapping[str, str], complaints: list[Complaint], warnings: tup
         sources=dict(sources),
         flows=tuple(reader.flows),
         guards=tuple(reader.guards),
+        keeps=tuple(reader.keeps),
         warnings=warnings,
         budgets=tuple(reader.budgets.values()),
     )
@@ -247,6 +251,7 @@ class _Reader:
         self.flows: list[FlowRule] = []
         self.budgets: dict[str, BudgetRule] = {}
         self.guards: list[Guard] = []
+        self.keeps: list[Keep] = []
         self._complaints = complaints
         self._agent_lines: dict[str, Lines] = {}
 
@@ -267,6 +272,8 @@ class _Reader:
             if self._is_new("budget", name, self.budgets, budget):
                 self.budgets[name] = read_budget_rule(name, budget)
         self.guards.extend(read_guard(each, is_shadow=is_shadow) for each in table.array("guard"))
+        keeps = [read_keep(each) for each in table.array("keep")]
+        self.keeps.extend(() if is_shadow else keeps)
 
     def check_names(self) -> None:
         """What agents say of tasks, once all files are read."""

@@ -15,10 +15,10 @@ from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 from mcp_gateway.config.toml_lines import did_you_mean
-from mcp_gateway.domain import Action, Caller, Inspection, Stage, Target
+from mcp_gateway.domain import Action, Caller, Holding, Inspection, Stage, Target
 from mcp_gateway.policy.conditions import FALSE, Condition, Scope, compile_condition
 from mcp_gateway.policy.expression import ConditionError
-from mcp_gateway.policy.patterns import Match, Pattern, PatternError, parse_pattern
+from mcp_gateway.policy.reach import Reach, read_reach
 from mcp_gateway.policy.tables import Table
 
 _GUARD: Final[Mapping[str, type]] = {
@@ -30,6 +30,7 @@ _GUARD: Final[Mapping[str, type]] = {
     "when": str,
     "then": str,
     "min_score": object,
+    "held": str,
     "reason": str,
 }
 _USUAL_SCORE: Final = 0.5
@@ -42,21 +43,14 @@ class Guard:
     """One `[[guard]]` table."""
 
     inspection: Inspection
-    patterns: tuple[Pattern, ...]
-    """Empty: every target."""
-    tasks: frozenset[str]
-    """Empty: every task; likewise `agents`."""
-    agents: frozenset[str]
+    reach: Reach
     condition: Condition | None = None
     reason: str = ""
     """Its own words, for operators."""
 
     def speaks_of(self, caller: Caller, target: Target) -> bool:
         """Whether it is about such calls at all, whatever they hold."""
-        if (self.tasks and caller.task not in self.tasks) or (self.agents and caller.agent not in self.agents):
-            return False
-        matches = (pattern.denies(target.kind, target.upstream, target.name) for pattern in self.patterns)
-        return not self.patterns or any(match is not Match.NONE for match in matches)
+        return self.reach.speaks_of(caller, target)
 
     def applies(self, scope: Scope) -> bool:
         """Whether its condition holds, or cannot be evaluated."""
@@ -71,21 +65,16 @@ def read_guard(table: Table, *, is_shadow: bool = False) -> Guard:
     actions = [] if table.text("then") is None else _words(table, ("then",), [((), table.text("then") or "")], Action)
     stages = _words(table, ("in",), [((index,), text) for index, text in table.texts("in")], Stage)
     action = actions[0] if actions else Action.BLOCK
+    held = _words(table, ("held",), [((), table.text("held") or Holding.WHOLE)], Holding)
     inspection = Inspection(
         at=str(table.place()),
         find=tuple(text for _, text in table.texts("find")),
         stages=frozenset(stages or Stage),
         action=Action.ALERT if is_shadow else action,
         min_score=_score(table),
+        held=held[0] if held else Holding.WHOLE,
     )
-    return Guard(
-        inspection,
-        _patterns(table),
-        frozenset(text for _, text in table.texts("tasks")),
-        frozenset(text for _, text in table.texts("agents")),
-        _condition(table),
-        table.text("reason") or "",
-    )
+    return Guard(inspection, read_reach(table), _condition(table), table.text("reason") or "")
 
 
 def _words(table: Table, key: tuple[str], found: list[tuple[Any, str]], words: type[_Word]) -> list[_Word]:
@@ -104,16 +93,6 @@ def _score(table: Table) -> float:
         return float(value)
     table.complain(("min_score",), "'min_score' must be a number between 0 and 1")
     return 0.0
-
-
-def _patterns(table: Table) -> tuple[Pattern, ...]:
-    patterns = []
-    for index, text in table.texts("tools"):
-        try:
-            patterns.append(parse_pattern(text, any_upstream=True))
-        except PatternError as e:
-            table.complain(("tools", index), str(e), e.fix)
-    return tuple(patterns)
 
 
 def _condition(table: Table) -> Condition | None:

@@ -211,7 +211,10 @@ _CACHE: Final[Step] = (
 )
 """Answers that came from a cache, or would have: which use of it, and whose answer it was."""
 
-STEPS: Final[tuple[Step, ...]] = (_TABLES + _VIEWS, _STARTED_TASKS, _SHADOW, _FINDINGS, _CACHE)
+_KEPT: Final[Step] = ("ALTER TABLE entries ADD COLUMN kept TEXT",)
+"""The digests of what is kept of a call in `kept.db`: a JSON object by part."""
+
+STEPS: Final[tuple[Step, ...]] = (_TABLES + _VIEWS, _STARTED_TASKS, _SHADOW, _FINDINGS, _CACHE, _KEPT)
 """All steps so far; `len(STEPS)` is the version this program writes."""
 
 

@@ -12,6 +12,7 @@ from mcp_gateway.wiring.starting import running, trusting
 from mcp_gateway.wiring.stores import (
     audit_reader,
     broker_of,
+    kept_store,
     keys_of,
     logins_of,
     open_audit,
@@ -32,6 +33,7 @@ __all__ = [
     "catalog_of",
     "check_agent",
     "desk",
+    "kept_store",
     "keys_of",
     "logins_of",
     "naming_rule",

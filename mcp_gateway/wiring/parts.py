@@ -20,6 +20,7 @@ import anyio
 import anyio.to_thread
 
 from mcp_gateway import __version__
+from mcp_gateway.audit.kept import Keeper
 from mcp_gateway.audit.log import AuditLog
 from mcp_gateway.catalog import search
 from mcp_gateway.catalog.catalog import Catalog, Problem, build
@@ -56,7 +57,6 @@ from mcp_gateway.frontdoor.updates import Updates
 from mcp_gateway.frontdoor.wire_tasks import WIRE_TASK_TTL_S, WireTasks
 from mcp_gateway.gateway import Gateway, Snapshot
 from mcp_gateway.guards.budget import Budgets
-from mcp_gateway.guards.content import Content
 from mcp_gateway.guards.limits import Limits
 from mcp_gateway.guards.order import Guards
 from mcp_gateway.guards.schema import Schemas
@@ -66,17 +66,19 @@ from mcp_gateway.identity.task import task_for
 from mcp_gateway.models.sampling import Answerer, Sampling
 from mcp_gateway.models.sender import targets_of
 from mcp_gateway.policy.compile import Policy
+from mcp_gateway.storage.kept import DATABASE as KEPT_FILE
 from mcp_gateway.storage.private import random_key
 from mcp_gateway.storage.used import UsedOnce
 from mcp_gateway.upstreams.bridge import LEGACY_CAPABILITIES, put_question
 from mcp_gateway.upstreams.connection import SILENT
 from mcp_gateway.upstreams.pool import Pool
 from mcp_gateway.wiring.clock import new_request_id, utc_now, utc_text
+from mcp_gateway.wiring.judges import Judges
 from mcp_gateway.wiring.offers import bounded, for_everybody, naming_rule, public_name_of, upstream_limits
-from mcp_gateway.wiring.policies import check_agent, detectors, policy_of
+from mcp_gateway.wiring.policies import check_agent, policy_of
 from mcp_gateway.wiring.routes import apis_of, routes_of
 from mcp_gateway.wiring.senders import Senders
-from mcp_gateway.wiring.stores import broker_of
+from mcp_gateway.wiring.stores import broker_of, kept_store
 from mcp_gateway.wiring.trust import Trust, password_check, sign_in_of
 
 REFRESH_AFTER_S: Final = 0.02
@@ -112,7 +114,8 @@ class Running:
         self._load = load
         self._built: tuple[tuple[Listing, ...], Sequence[ServerConfig], Catalog] | None = None
         self._schemas = Schemas()
-        self._content = Content(detectors())
+        self.judges = Judges(configuration.settings.allow_addresses)
+        self._content = self.judges.content(configuration.detectors)
         limits = upstream_limits(configuration.settings)
         settings = configuration.settings
         self.broker = broker_of(configuration, self._pages_for, lambda name: self.pool.wake(name))
@@ -139,7 +142,16 @@ class Running:
         self.transactions = Transactions(settings.state, utc_now, settings.approval_wait_s, self._note_asking)
         lock_file = lock_path(configuration.path)
         self.pins = PinBook(lock_file, configuration.settings.state, utc_text, read_lock(lock_file))
-        self.gateway = Gateway(self._snapshot(), audit, utc_now, transactions=self.transactions, budgets=self.budgets)
+        kept = settings.state / KEPT_FILE
+        self.keeper = Keeper(lambda: kept_store(configuration), time.time, kept.exists)
+        self.gateway = Gateway(
+            self._snapshot(),
+            audit,
+            utc_now,
+            transactions=self.transactions,
+            budgets=self.budgets,
+            keeper=self.keeper,
+        )
         self.updates = Updates(self.gateway, new_request_id)
         master_key = random_key(configuration.settings.state / SEAL_KEY_FILE)
         wire_tasks = WireTasks(Seals(master_key, "wire task", WIRE_TASK_TTL_S), time.time)
@@ -164,6 +176,8 @@ class Running:
         if after == before:
             return ""
         self.configuration = after
+        if after.detectors != before.detectors:
+            self._content = self.judges.content(after.detectors)
         self.broker.apply(after.servers, after.settings.allow_addresses)
         await self.pool.apply(bounded(after))
         self.refresh()

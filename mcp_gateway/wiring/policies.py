@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mcp_gateway.audit.redact import RULES
+from mcp_gateway.config.detectors import DetectorConfig
 from mcp_gateway.config.servers import Configuration
 from mcp_gateway.config.toml_lines import did_you_mean
 from mcp_gateway.errors import Complaint, ConfigInvalid, PolicyInvalid
 from mcp_gateway.guards.content import Content
-from mcp_gateway.guards.detect import Detector, KnownSecrets, installed
+from mcp_gateway.guards.detect import Detector, Judge, KnownSecrets, installed
 from mcp_gateway.guards.injection import Injection
 from mcp_gateway.guards.personal import PersonalData
+from mcp_gateway.guards.toxicity import Toxicity
 from mcp_gateway.policy.compile import Policy, compile_policy
 from mcp_gateway.policy.document import load as load_policy
 from mcp_gateway.policy.tables import CODE
@@ -18,20 +22,21 @@ from mcp_gateway.policy.tables import CODE
 def policy_of(configuration: Configuration) -> Policy:
     """The policies a configuration names, compiled. Raises `PolicyInvalid`."""
     policy = compile_policy(load_policy(configuration.settings.policies))
-    _check_detectors(policy)
+    _check_detectors(policy, configuration.detectors)
     return policy
 
 
-def detectors() -> list[Detector]:
+def detectors() -> list[Detector | Judge]:
     """What guards may look for: built in, or brought along by packages. Raises `ConfigInvalid`."""
-    return [KnownSecrets(RULES), PersonalData(), Injection(), *installed().values()]
+    return [KnownSecrets(RULES), PersonalData(), Injection(), Toxicity(), *installed().values()]
 
 
-def _check_detectors(policy: Policy) -> None:
+def _check_detectors(policy: Policy, declared: Sequence[DetectorConfig]) -> None:
     """Raises `PolicyInvalid` for guards that ask for a detector nobody has."""
     if not policy.guards:
         return
     known = {name: tuple(kinds) for name, kinds in Content(detectors()).names.items()}
+    known |= {detector.name: detector.kinds for detector in declared}
     names = [*known, *(f"{name}/{kind}" for name, kinds in known.items() for kind in kinds)]
     complaints = [
         Complaint(file, int(line), f"there is no detector {name!r}", did_you_mean(name, names), CODE)

@@ -50,13 +50,16 @@ async def running(load: Load) -> AsyncIterator[Running]:
             tasks.start_soon(parts.broker.keep_watch)
             tasks.start_soon(anyio.to_thread.run_sync, prices.load, configuration.models.providers)
             tasks.start_soon(parts.keep_pins)
+            tasks.start_soon(parts.keeper.purge_as_time_goes_by)
             try:
                 yield parts
             finally:
                 await parts.senders.close()
+                await parts.judges.close()
                 parts.budgets.close()
                 parts.transactions.close()
                 parts.used.close()
+                parts.keeper.close()
             tasks.cancel_scope.cancel()
 
 

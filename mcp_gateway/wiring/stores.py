@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import astuple
 from datetime import datetime
 
+from mcp_gateway.audit.kept import Store
 from mcp_gateway.audit.log import AuditLog, Durability, Record
 from mcp_gateway.audit.query import AuditReader
 from mcp_gateway.config.secrets import Secrets
@@ -16,10 +17,12 @@ from mcp_gateway.config.servers import Configuration
 from mcp_gateway.credentials.broker import TokenBroker
 from mcp_gateway.credentials.owners import Owner
 from mcp_gateway.credentials.vault import Vault, opened_vault
+from mcp_gateway.credentials.vault_keys import keys_of as keys_sealing
 from mcp_gateway.errors import StoreUnavailable
 from mcp_gateway.identity.keys import Keys
 from mcp_gateway.identity.started import StartedTasks
 from mcp_gateway.storage.budgets import BudgetStore
+from mcp_gateway.storage.kept import KeptStore
 from mcp_gateway.storage.logins import LoginStore
 
 
@@ -51,6 +54,21 @@ def broker_of(
     secrets_ = Secrets(os.environ, configuration.path.absolute().parent)
     vault = Vault(lambda: opened_vault(settings.state, settings.vault_keys, secrets_))
     return TokenBroker(vault, pages_for, time.time, on_login, configuration.identity.url)
+
+
+def kept_store(configuration: Configuration) -> Store:
+    """What is kept of calls, everything in it sealed with the first of the vault's keys. Raises `StoreUnavailable`."""
+    settings = configuration.settings
+    secrets_ = Secrets(os.environ, configuration.path.absolute().parent)
+    table = KeptStore(settings.state)
+    try:
+        store = Store(table, keys_sealing(settings.vault_keys, secrets_, settings.state))
+        if len(settings.vault_keys) > 1:
+            store.seal_anew(time.time())
+    except BaseException:
+        table.close()
+        raise
+    return store
 
 
 def logins_of(configuration: Configuration) -> LoginStore:

@@ -31,7 +31,8 @@ def commands() -> Iterator[tuple[str, ...]]:
 def test_every_command_is_known_to_this_test() -> None:
     expected = [
         *("approvals approve", "approvals deny", "approvals list", "approvals show", "audit verify", "call"),
-        *("check", "connect", "disconnect", "doctor", "init", "key create", "key list", "key revoke", "log"),
+        *("check", "connect", "content list", "content purge", "content show", "disconnect", "doctor"),
+        *("init", "key create", "key list", "key revoke", "log"),
         *("login", "logout", "person add", "person list", "person remove", "pins approve", "pins diff"),
         *("pins list", "pins reject", "policy lint", "policy replay", "policy suggest", "policy test"),
         *("serve", "servers add", "servers disable", "servers enable", "servers list", "servers remove"),

@@ -2,10 +2,11 @@
 
 import pytest
 
-from mcp_gateway.domain import Action, Inspection, Stage
+from mcp_gateway.domain import Action, Holding, Inspection, Stage
 from mcp_gateway.errors import PolicyInvalid
 from mcp_gateway.policy.compile import Policy, compile_policy
 from mcp_gateway.policy.document import from_sources
+from mcp_gateway.policy.reach import Reach
 
 
 def policy(text: str) -> Policy:
@@ -15,7 +16,12 @@ def policy(text: str) -> Policy:
 def test_what_is_left_out_has_the_widest_meaning() -> None:
     (guard,) = policy('[[guard]]\nfind = ["secrets"]\nthen = "mask"').guards
     assert guard.inspection == Inspection("policies/p.toml:1", ("secrets",), frozenset(Stage), Action.MASK, 0.5)
-    assert (guard.patterns, guard.tasks, guard.agents, guard.condition) == ((), frozenset(), frozenset(), None)
+    assert (guard.reach, guard.condition) == (Reach(), None)
+
+
+def test_a_stream_is_held_whole_unless_the_guard_says_otherwise() -> None:
+    (guard,) = policy('[[guard]]\nfind = ["secrets"]\nthen = "mask"\nheld = "windows"').guards
+    assert guard.inspection.held is Holding.WINDOWS
 
 
 def test_the_order_of_files_and_tables_does_not_matter() -> None:
@@ -35,6 +41,7 @@ def test_the_order_of_files_and_tables_does_not_matter() -> None:
         ('find = ["secrets"]\nthen = "mask"\nin = ["answers"]', "'answers' is none of: arguments, results"),
         ('find = ["secrets"]\nthen = "mask"\nmin_score = 2', "'min_score' must be a number between 0 and 1"),
         ('find = ["secrets"]\nthen = "mask"\nmin_score = "x"', "'min_score' must be a number between 0 and 1"),
+        ('find = ["secrets"]\nthen = "mask"\nheld = "half"', "'half' is none of: whole, windows"),
         ('find = ["secrets"]\nthen = "mask"\nwhere = "x"', "unknown key"),
     ],
 )
