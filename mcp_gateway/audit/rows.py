@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -68,9 +68,12 @@ class Contents:
     full_bytes: int = 1024 * 1024
     """The bound of `full`: a row is read by people, and one call must not fill the disk."""
 
-    @property
-    def max_bytes(self) -> int:
-        return {Record.FULL: self.full_bytes, Record.PREVIEW: self.preview_bytes, Record.DIGEST: 0}[self.record]
+    max_bytes: int = field(init=False)
+    """What `record` comes to."""
+
+    def __post_init__(self) -> None:
+        bounds = {Record.FULL: self.full_bytes, Record.PREVIEW: self.preview_bytes, Record.DIGEST: 0}
+        object.__setattr__(self, "max_bytes", bounds[self.record])
 
 
 class Entry:
@@ -227,7 +230,7 @@ def finished_row(entry: Entry, outcome: Outcome, gateway_ms: float, at: float, c
         **entry.shared,
         "at": timestamp(at),
         "phase": "finished",
-        "outcome": outcome.status.value,
+        "outcome": str(outcome.status),  # `.value` takes ten times as long
         "gateway_ms": _finite(gateway_ms),
         "upstream_ms": _finite(outcome.upstream_ms),
     }
