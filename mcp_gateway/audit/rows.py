@@ -1,7 +1,7 @@
 """One decided request, its end, or an event, as the row that is kept of it.
 
 Digests of arguments and results are always kept; how much of their content is an operator's choice (`Record`). Whatever
-an agent or upstream wrote is bounded and redacted here, on the writer's thread, and nowhere later. Knows no database.
+an agent or upstream wrote is bounded and redacted here, before it is written, and nowhere later. Knows no database.
 """
 
 from __future__ import annotations

@@ -436,6 +436,9 @@ class GroupWriter(Generic[Job]):
         if not is_ours or db is None or _inode(self._settings.path) != self._inode:
             return False
         jobs = self._prepared(tickets)
+        if not jobs:
+            self._settle_here(tickets)
+            return True
         try:
             db.execute("BEGIN IMMEDIATE")
         except sqlite3.Error:  # another process writes, or worse: the thread waits, and finds out
@@ -455,11 +458,16 @@ class GroupWriter(Generic[Job]):
         self._since_checkpoint += 1
         if took_s > SLOW_COMMIT_S:
             self._left_to_thread_until = time.monotonic() + LEFT_TO_THREAD_S
-        self._resolve(tickets, None)
         if self._since_checkpoint >= CHECKPOINT_EVERY:
+            self._resolve(tickets, None)
             self._leave_to_thread(self._checkpoint_alone)
         else:
-            self._loop.call_soon(self._hand_over_when_all_came)
+            self._settle_here(tickets)
+
+    def _settle_here(self, tickets: list[_Ticket[Job]]) -> None:
+        self._resolve(tickets, None)
+        # Behind those who were woken just now: what they submit goes into the same group.
+        self._loop.call_soon(self._hand_over_when_all_came)
 
     def _leave_to_thread(self, work: Callable[[], None]) -> None:
         self._left += 1
@@ -473,7 +481,6 @@ class GroupWriter(Generic[Job]):
         self._left -= 1
         self._works = problem is None
         self._resolve(tickets, problem)
-        # Behind those who were woken just now: what they submit goes into the same group.
         self._loop.call_soon(self._hand_over_when_all_came)
 
     def _resolve(self, tickets: list[_Ticket[Job]], problem: StoreUnavailable | None) -> None:
