@@ -185,7 +185,7 @@ class GroupWriter(Generic[Job]):
         self._settings = settings
         self._scribe = scribe
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        """What the thread has to do."""
+        """What the thread has to do, most of it with the connection (`_leave_to_thread`)."""
         self._gathered: list[_Ticket[Job]] = []
         self._is_writing = False
         self._turns = 0
@@ -194,7 +194,7 @@ class GroupWriter(Generic[Job]):
         self._since_checkpoint = 0
         self._left_to_thread_until = 0.0
         self._left = 0
-        """Pieces of work that the thread has; while it has any, the connection is the thread's."""
+        """Pieces of work that the thread has the connection for: while there are any, it is not the loop's."""
         self._works = True
         """Whether the store could be written, as far as the loop has heard: only then is the connection the loop's."""
         self._waiting = 0
@@ -258,7 +258,6 @@ class GroupWriter(Generic[Job]):
         self._wait_for_locks(0)
         self._answer(self._started, None)
         while (work := self._next_work()) is not None:
-            self._wait_for_locks(self._settings.busy_timeout_s)
             work()
         self._end()
         self._answer(self._stopped, None)
@@ -271,6 +270,7 @@ class GroupWriter(Generic[Job]):
             return self._probe
 
     def _commit(self, tickets: list[_Ticket[Job]]) -> None:
+        self._wait_for_locks(self._settings.busy_timeout_s)
         jobs = self._prepared(tickets)
         try:
             if jobs or not self.healthy:
@@ -301,7 +301,15 @@ class GroupWriter(Generic[Job]):
             with suppress(sqlite3.Error):  # nothing is lost; the next one moves it
                 self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
-    def _checkpoint_alone(self) -> None:
+    def _checkpoint_ahead(self) -> None:
+        """Nearly all of a checkpoint while the loop goes on committing; what comes meanwhile is left for the rest."""
+        uri = f"{self._settings.path.absolute().as_uri()}?mode=rw"
+        with suppress(sqlite3.Error), closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as db:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self._call(self._leave_to_thread, self._checkpoint_rest)
+
+    def _checkpoint_rest(self) -> None:
+        """Nobody commits meanwhile, so that the WAL can begin anew; hardly anything is left to wait for."""
         self._checkpoint()
         self._tell([], None)
 
@@ -459,10 +467,9 @@ class GroupWriter(Generic[Job]):
         if took_s > SLOW_COMMIT_S:
             self._left_to_thread_until = time.monotonic() + LEFT_TO_THREAD_S
         if self._since_checkpoint >= CHECKPOINT_EVERY:
-            self._resolve(tickets, None)
-            self._leave_to_thread(self._checkpoint_alone)
-        else:
-            self._settle_here(tickets)
+            self._since_checkpoint = 0
+            self._queue.put(self._checkpoint_ahead)
+        self._settle_here(tickets)
 
     def _settle_here(self, tickets: list[_Ticket[Job]]) -> None:
         self._resolve(tickets, None)
