@@ -1,6 +1,7 @@
 """What the gateway costs, beside a plain nginx proxy and no hop at all, on the same work in one run.
 
-    python benchmarks/side_by_side.py [--work modern,legacy,stdio,large] [--rounds 3] [--secs 2] [--write DOCUMENT]
+    python benchmarks/side_by_side.py [--work modern,legacy,stdio,large] [--rounds 3] [--secs 2] [--alone]
+        [--write DOCUMENT]
 
 The work is always `tools/call`: `modern` agents over HTTP to an upstream over HTTP; `legacy`: the same with agents of
 the handshake era; `stdio`: the upstream is a child process; `large`: results of 80 KB. `direct` and `nginx` do what
@@ -11,6 +12,10 @@ itself). The hop under test has core 0 for itself, upstream and load share core 
 are interleaved and medians taken. On a shared machine only ratios mean anything, and of those the CPU time a call costs
 is the steadiest: upstream and load are Python here, so calls a second of `direct` and `nginx` are what *they* can do.
 nginx and taskset are used if they are there. Loopback only.
+
+`--alone` (needs the right to, and `chrt`): everything here runs at real-time priority, so that whatever else the
+machine does takes no turns on its cores meanwhile. Otherwise a hop of two threads gets twice as many turns as one of
+one thread, which says nothing of either.
 """
 
 from __future__ import annotations
@@ -43,6 +48,8 @@ import uvloop
 VERSION = "2026-07-28"
 OLD_VERSION = "2025-11-25"
 LARGE = 80_000
+PRIORITY: list[str] = []
+"""What every command runs under; see `--alone`."""
 META = {
     "io.modelcontextprotocol/protocolVersion": VERSION,
     "io.modelcontextprotocol/clientInfo": {"name": "bench", "version": "1"},
@@ -213,8 +220,8 @@ async def load(port: int, tool: str, headers: str, is_legacy: bool, connections:
 
 
 def pinned(core: int, *command: object) -> list[str]:
-    prefix = ["taskset", "-c", str(core)] if shutil.which("taskset") and (os.cpu_count() or 1) > 1 else []
-    return [*prefix, *map(str, command)]
+    core_alone = ["taskset", "-c", str(core)] if shutil.which("taskset") and (os.cpu_count() or 1) > 1 else []
+    return [*PRIORITY, *core_alone, *map(str, command)]
 
 
 def free_port() -> int:
@@ -340,7 +347,9 @@ def report(medians: dict[str, dict[str, float]], options: argparse.Namespace) ->
     libraries = ", ".join(f"{name} {version(name)}" for name in ("mcp-gateway", "uvloop", "httptools", "orjson"))
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release().split('-')[0]}"
     made = f"{datetime.now(UTC):%Y-%m-%d}, {machine}, Python {platform.python_version()}, {libraries}"
-    return "\n".join([*lines, "", f"Made by `python benchmarks/side_by_side.py` on {made}; {options.rounds} rounds."])
+    how = " --alone" if options.alone else ""
+    ran = f"{options.rounds} rounds of {options.secs:g} s"
+    return "\n".join([*lines, "", f"Made by `python benchmarks/side_by_side.py{how}` on {made}; {ran}."])
 
 
 def main() -> None:
@@ -350,8 +359,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--secs", type=float, default=2.0)
     parser.add_argument("--connections", default="1,16,64")
+    parser.add_argument("--alone", action="store_true", help="real-time priority: nothing else runs meanwhile")
     parser.add_argument("--write", type=Path, help="a document with a `<!-- figures -->` pair to put the table between")
     options = parser.parse_args()
+    if options.alone:
+        PRIORITY[:] = ["chrt", "--fifo", "5"]
     medians = measured(options)
     table = report(medians, options)
     print(table)  # noqa: T201

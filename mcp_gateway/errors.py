@@ -22,6 +22,7 @@
         ├── ConfigInvalid       servers.toml: complaints with file:line and what to do
         ├── PolicyInvalid       policies/*.toml: the same
         ├── StoreUnavailable    the audit or key store cannot be read or written: nothing is dispatched
+        │   └── StoreBusy           somebody writes to it at this moment: worth asking again very soon
         └── IdentityUnavailable an issuer's keys or answers cannot be had: nobody is let in on its word
 
 A class exists only if someone catches it or `frontdoor/wire_errors` maps it differently. Foreign errors are
@@ -241,6 +242,10 @@ class StoreUnavailable(OperatorError):
     """The audit or key store cannot be read or written. Nothing is dispatched until it can."""
 
     code = "GW-STORE-UNAVAILABLE"
+
+
+class StoreBusy(StoreUnavailable):
+    """Somebody writes to the store at this moment: worth asking again very soon."""
 
 
 class IdentityUnavailable(OperatorError):

@@ -1,7 +1,8 @@
-"""What the writer's thread does in the database: append to the chain, keep versions, settle what a dead run left open.
+"""What the audit's writer does in the database: append to the chain, keep versions, settle what a dead run left open.
 
 Every transaction reads the head of the chain for itself, because another process may have appended meanwhile: one file,
-one chain, however many write. Runs on the writer's thread only, but for `Policies`, which the loop fills.
+one chain, however many write. Whoever has the connection runs this, the event loop or the writer's thread, never both
+(`storage.sqlite`); only `Policies` are filled by the loop at any time.
 """
 
 from __future__ import annotations

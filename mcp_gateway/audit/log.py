@@ -92,7 +92,8 @@ class AuditLog:
             self._policies,
             s.clock,
         )
-        store = StoreSettings(s.path, s.durability, s.busy_timeout_s, s.max_waiting, s.probe_every_s)
+        on_loop = s.durability is Durability.PROCESS
+        store = StoreSettings(s.path, s.durability, s.busy_timeout_s, s.max_waiting, s.probe_every_s, on_loop)
         self._writer = GroupWriter(store, ledger)
         await self._writer.start()
 

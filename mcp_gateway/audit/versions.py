@@ -104,7 +104,7 @@ def _with_its_text(policy: str) -> str:
 
 def target_key(target: Target) -> TargetKey:
     """Tells definitions of targets apart without looking into them."""
-    return target.upstream, target.kind.value, target.name, target.public_name, target.definition_hash
+    return target.upstream, target.kind, target.name, target.public_name, target.definition_hash
 
 
 def version_hash(*columns: str) -> str:

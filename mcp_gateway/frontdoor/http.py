@@ -42,6 +42,7 @@ from mcp_gateway.identity.task import task_for
 from mcp_gateway.identity.verify import Identity, Shown, Verifier
 from mcp_gateway.jsonrpc import dump, error_message, parse
 from mcp_gateway.revisions import LEGACY_VERSIONS
+from mcp_gateway.storage.stamped import once_unlocked
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -186,10 +187,10 @@ class HttpDoor:
         head, now, verifier = head_of(scope), self._clock(), self._verifier
         given = head.authorization if authorization is None else authorization
         if verifier.answers_at_once:
-            who = verifier.identify(given, now)
+            who = await once_unlocked(lambda: verifier.identify(given, now))
         else:
             who = await verifier.admit(replace(_shown(scope, task), authorization=given), now)
-        return self._as(who, head, task, now)
+        return await once_unlocked(lambda: self._as(who, head, task, now))
 
     def _as(self, who: Identity, head: Head, task: str | None, now: datetime) -> Caller:
         started = self._verifier.started_task(who, head.task_tokens, now)

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mcp_gateway import jsonrpc
 from mcp_gateway.domain import Outcome, Target
 from mcp_gateway.errors import BadRequest, Misbehaved, OverLimit
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as made_per_call
+else:
+    from mcp_gateway.domain import made_per_call
 
 MAX_DEPTH: Final = 64
 """Deepest nesting of arguments. What real tools take stays below 30."""
@@ -28,7 +33,7 @@ class Limits:
     max_result_bytes: int = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@made_per_call(frozen=True, slots=True)
 class Size:
     """How large one JSON value is, as far as the cost of checking it goes."""
 

@@ -14,7 +14,6 @@ import hmac
 import re
 import secrets
 import string
-import time
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from mcp_gateway.config.settings import AGENT_NAME, AGENT_NAME_RULE
 from mcp_gateway.errors import StoreUnavailable
 from mcp_gateway.storage.keys import DATABASE, KeyRecord, KeyTable
 from mcp_gateway.storage.private import random_key
-from mcp_gateway.storage.stamped import Stamp
+from mcp_gateway.storage.stamped import Sight
 
 __all__ = ["HMAC_KEY_FILE", "KeyRecord", "Keys"]
 
@@ -49,15 +48,16 @@ class _Seen:
     """All keys as of one state of the store."""
 
     records: Mapping[str, KeyRecord]
-    stamp: Stamp
-    is_settled: bool
-    commits: int
+    sight: Sight
     verified: dict[bytes, KeyRecord] = field(default_factory=dict)
     """Keys that were presented and found right, by a hash of this process; forgotten as soon as anybody commits."""
 
 
 class Keys:
-    """The gateway's API keys. A store that cannot be read raises `StoreUnavailable`: nobody gets in meanwhile."""
+    """The gateway's API keys. A store that cannot be read raises `StoreUnavailable`: nobody gets in meanwhile.
+
+    `verify` and `holds` are for the event loop: they do not wait, but raise `StoreBusy` (see `once_unlocked`).
+    """
 
     def __init__(self, state: Path) -> None:
         """Open the keys kept in the folder `state`; folder, database and hash key are created on first use."""
@@ -94,7 +94,7 @@ class Keys:
 
     def list(self) -> tuple[KeyRecord, ...]:
         """All keys ever issued, oldest first."""
-        return tuple(self._records().values())
+        return self._table.records()
 
     def revoke(self, public_id: str, now: datetime) -> bool:
         """Revoke one key; on return no process accepts it any more. False where there is no such key to revoke."""
@@ -144,17 +144,14 @@ class Keys:
 
     def _as_of_now(self) -> _Seen:
         """All keys as of now: from memory, unless anybody has committed since they were read."""
-        stamp = self._table.stamp()
-        seen = self._seen
-        if seen is not None and seen.stamp == stamp and (seen.is_settled or seen.commits == self._table.commits()):
+        table, seen = self._table, self._seen
+        stamp = table.stamp()
+        if seen is not None and table.still_stands(seen.sight, stamp):
             return seen
-        if seen is not None and (seen.stamp.device, seen.stamp.inode) != (stamp.device, stamp.inode):
-            self._table.reopen()
-        # Time, stamp, count, records, in this order: what is committed in between is read now or noticed next time.
-        read_at_ns, stamp = time.time_ns(), self._table.stamp()
-        commits = self._table.commits()
-        records = {record.public_id: record for record in self._table.records()}
-        self._seen = seen = _Seen(records, stamp, stamp.is_settled(read_at_ns), commits)
+        if seen is not None and (seen.sight.stamp.device, seen.sight.stamp.inode) != (stamp.device, stamp.inode):
+            table.reopen()
+        sight = table.look()
+        self._seen = seen = _Seen({record.public_id: record for record in table.records(wait_s=0)}, sight)
         return seen
 
 

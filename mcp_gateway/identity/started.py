@@ -11,7 +11,6 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -24,7 +23,7 @@ from mcp_gateway.domain import Budget, StartedTask, Strength
 from mcp_gateway.identity.keys import CHECKSUM_LENGTH, PUBLIC_ID_LENGTH, SECRET_LENGTH, checksum, random_text
 from mcp_gateway.identity.verify import Identity
 from mcp_gateway.storage.private import random_key
-from mcp_gateway.storage.stamped import Stamp
+from mcp_gateway.storage.stamped import Sight
 from mcp_gateway.storage.started import ENDED, REVOKED, StartedRecord, StartedTable
 
 __all__ = ["HMAC_KEY_FILE", "StartedRecord", "StartedTasks", "TaskTokenCheck"]
@@ -43,9 +42,7 @@ _TOKEN: Final = re.compile(
 class _Seen:
     """Tasks under way as of one state of the store, brought forward change by change."""
 
-    stamp: Stamp
-    is_settled: bool
-    commits: int
+    sight: Sight
     last_change: int = 0
     records: dict[str, StartedRecord] = field(default_factory=dict)
     tidy_at: int = 1000
@@ -58,7 +55,11 @@ class _Seen:
 
 
 class StartedTasks:
-    """All started tasks. A store that cannot be read raises `StoreUnavailable`: no task holds meanwhile."""
+    """All started tasks. A store that cannot be read raises `StoreUnavailable`: no task holds meanwhile.
+
+    `verify`, `holds` and `as_it_is` are for the event loop: they do not wait, but raise `StoreBusy` (see
+    `once_unlocked`).
+    """
 
     def __init__(self, state: Path) -> None:
         """Open those kept in the folder `state`; folder, database and hash key are created on first use."""
@@ -147,20 +148,17 @@ class StartedTasks:
 
     def _under_way(self, now: datetime) -> Mapping[str, StartedRecord]:
         """Tasks as of now, from memory unless anybody has committed since; those that are over are left out."""
-        stamp = self._table.stamp()
-        seen = self._seen
-        if seen is not None and seen.stamp == stamp and (seen.is_settled or seen.commits == self._table.commits()):
+        table, seen = self._table, self._seen
+        stamp = table.stamp()
+        if seen is not None and table.still_stands(seen.sight, stamp):
             return seen.records
-        if seen is not None and (seen.stamp.device, seen.stamp.inode) != (stamp.device, stamp.inode):
-            self._table.reopen()
+        if seen is not None and (seen.sight.stamp.device, seen.sight.stamp.inode) != (stamp.device, stamp.inode):
+            table.reopen()
             seen = None
         return self._brought_forward(seen, now).records
 
     def _brought_forward(self, seen: _Seen | None, now: datetime) -> _Seen:
-        # Time, stamp, count, rows, in this order: what is committed in between is read now or noticed next time.
-        read_at_ns, stamp = time.time_ns(), self._table.stamp()
-        commits = self._table.commits()
-        found = _Seen(stamp, stamp.is_settled(read_at_ns), commits)
+        found = _Seen(self._table.look())
         if seen is not None:
             found.last_change, found.records, found.tidy_at = seen.last_change, seen.records, seen.tidy_at
         for record in self._table.changed_since(found.last_change):

@@ -20,6 +20,7 @@ from mcp_gateway.identity.keys import Keys
 from mcp_gateway.identity.shown import Identity, Shown
 from mcp_gateway.identity.task import CLAIMED, task_of_claims
 from mcp_gateway.identity.tokens import Tokens
+from mcp_gateway.storage.stamped import once_unlocked
 
 __all__ = ["ApiKeyCheck", "Identity", "Shown", "TaskTokens", "TokenCheck", "Verifier"]
 
@@ -99,13 +100,13 @@ class Verifier:
         return self._tokens is None
 
     async def admit(self, shown: Shown, now: datetime) -> Identity:
-        """Who sent a request. Waits only for what was never seen before.
+        """Who sent a request. Waits only for what was never seen before, and while a store is being written to.
 
         Raises `NotAuthenticated` (401), `NoAgent` (403), `StoreUnavailable` or `IdentityUnavailable` (503).
         """
         tokens = self._tokens
         if tokens is None or not tokens.concerns(shown) or _is_api_key(shown.authorization):
-            return self.identify(shown.authorization, now)
+            return await once_unlocked(lambda: self.identify(shown.authorization, now))
         return await tokens.identify(shown, now)
 
     def at_hand(self, shown: Shown, now: datetime) -> Identity | None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from mcp_gateway.storage.stamped import StampedFile
+from mcp_gateway.storage.stamped import READ_WAIT_S, StampedFile
 
 DATABASE: Final = "gateway.db"
 
@@ -50,9 +50,9 @@ class KeyTable(StampedFile):
     def __init__(self, state: Path) -> None:
         super().__init__(state / DATABASE, [_SCHEMA])
 
-    def records(self) -> tuple[KeyRecord, ...]:
-        """All keys, oldest first, revoked ones included."""
-        with self.reading() as connection:
+    def records(self, wait_s: float = READ_WAIT_S) -> tuple[KeyRecord, ...]:
+        """All keys, oldest first, revoked ones included. `wait_s`: see `reading`."""
+        with self.reading(wait_s) as connection:
             return tuple(_record(row) for row in connection.execute("SELECT * FROM api_keys ORDER BY created_at, id"))
 
     def insert(self, record: KeyRecord) -> None:

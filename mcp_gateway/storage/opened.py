@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from mcp_gateway.errors import StoreUnavailable
+from mcp_gateway.errors import StoreBusy, StoreUnavailable
 from mcp_gateway.storage.private import private_file
 
 SCHEMA_VERSION: Final = 1
@@ -56,7 +56,9 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as e:
-        raise StoreUnavailable(f"{path}: {e}") from e
+        # SQLite's own errors carry its code, extended in the higher bytes.
+        is_busy = getattr(e, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+        raise (StoreBusy if is_busy else StoreUnavailable)(f"{path}: {e}") from e
 
 
 def _migrate(db: sqlite3.Connection, path: Path, schema: Sequence[str]) -> None:

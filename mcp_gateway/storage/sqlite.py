@@ -1,8 +1,13 @@
-"""The SQLite store: one thread that commits whatever has gathered as one transaction.
+"""The SQLite store: whatever has gathered is committed as one transaction.
 
 Nobody waits for a timer: a row that comes alone is committed at once, rows that come while a commit is under way share
 the next one. Knows nothing of what is stored: the rows come from a `Scribe`. Order: what was submitted first is written
 first, and what was submitted together is committed together.
+
+Where a commit waits for no disk (`StoreSettings.on_loop`), the event loop makes it itself: two threads that take turns
+over one interpreter cost more than the commit. Whatever may take longer is done by the writer's thread, and only one of
+the two has the connection at any time: opening it, another process's lock, checkpoints (they wait for the disk), a disk
+that is slow, a store that has failed, the end.
 """
 
 from __future__ import annotations
@@ -13,10 +18,12 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, Protocol, TypeVar
@@ -37,6 +44,16 @@ MAX_GROUP: Final = 1000
 
 MAX_TURNS: Final = 8
 """Turns of the event loop for which a group waits for more, as long as each brings some. Nobody waits for a timer."""
+
+SLOW_COMMIT_S: Final = 0.1
+"""A commit that kept the event loop for so long, where it should be a write to memory: the disk is not keeping up."""
+LEFT_TO_THREAD_S: Final = 2.0
+"""For how long the thread then makes them."""
+
+CHECKPOINT_EVERY: Final = 250
+"""Commits between two checkpoints, about a thousand pages (SQLite's own rule)."""
+_CHECKPOINT_PAGES: Final = 8000
+"""Where commits are that large, SQLite makes one itself: a bound on the WAL, not the rule."""
 
 _WAL_LIMIT: Final = 64 * 1024 * 1024
 _IMPATIENT_S: Final = 0.25
@@ -63,10 +80,12 @@ class StoreSettings:
     """Submissions that may wait at once; more are refused immediately."""
     probe_every_s: float = 1.0
     """How often a store that failed is tried again when nobody writes."""
+    on_loop: bool = False
+    """Let the event loop make commits that wait for nothing. Only where a commit waits for no disk: `PROCESS`."""
 
 
 class Scribe(Protocol[JobContra]):
-    """What is written, called on the writer's thread only."""
+    """What is written, called by one at a time: the writer's thread or (`on_loop`) the event loop."""
 
     def begin(self, db: Connection) -> None:
         """After every (re)connection, outside a transaction; opens its own."""
@@ -124,6 +143,7 @@ def connect(settings: StoreSettings, busy_timeout_s: float) -> Connection:
             raise StoreUnavailable(f"{settings.path}: this file system has no WAL mode (it says {mode!r})")
         db.execute(f"PRAGMA synchronous = {'FULL' if settings.durability is Durability.POWER else 'NORMAL'}")
         db.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
+        db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         migrate(db)
     except BaseException:
         db.close()
@@ -164,11 +184,19 @@ class GroupWriter(Generic[Job]):
         self.commits = 0
         self._settings = settings
         self._scribe = scribe
-        self._queue: SimpleQueue[list[_Ticket[Job]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        """What the thread has to do, most of it with the connection (`_leave_to_thread`)."""
         self._gathered: list[_Ticket[Job]] = []
         self._is_writing = False
         self._turns = 0
         self._counted = 0
+        self._size_before = 0
+        self._since_checkpoint = 0
+        self._left_to_thread_until = 0.0
+        self._left = 0
+        """Pieces of work that the thread has the connection for: while there are any, it is not the loop's."""
+        self._works = True
+        """Whether the store could be written, as far as the loop has heard: only then is the connection the loop's."""
         self._waiting = 0
         self._open = False
         self._db: Connection | None = None
@@ -227,32 +255,72 @@ class GroupWriter(Generic[Job]):
             self._answer(self._started, _unavailable(self._settings.path, e))
             return
         self.healthy = True
+        self._wait_for_locks(0)
         self._answer(self._started, None)
-        while (tickets := self._next_group()) is not None:
-            self._commit(tickets)
+        while (work := self._next_work()) is not None:
+            work()
         self._end()
         self._answer(self._stopped, None)
 
-    def _next_group(self) -> list[_Ticket[Job]] | None:
-        """What has gathered; nothing when it is time to try a store again that failed; None at the end."""
+    def _next_work(self) -> Callable[[], None] | None:
+        """What the loop wants; a look at a store that failed when it is time for that; None at the end."""
         try:
             return self._queue.get(timeout=None if self.healthy else self._settings.probe_every_s)
         except Empty:
-            return []
+            return self._probe
 
     def _commit(self, tickets: list[_Ticket[Job]]) -> None:
-        jobs = [job for ticket in tickets if self._is_prepared(ticket) for job in ticket.jobs]
-        if not jobs and self.healthy:
-            self._tell(tickets, None)
-            return
+        self._wait_for_locks(self._settings.busy_timeout_s)
+        jobs = self._prepared(tickets)
         try:
-            self._write(jobs)
+            if jobs or not self.healthy:
+                self._write(jobs)
         except Exception as e:  # noqa: BLE001 - handed to whoever waits for these rows
-            problem = _unavailable(self._settings.path, e)
-            self._fail(jobs, problem)
-            self._tell(tickets, problem)
+            self._give_up(tickets, jobs, e)
         else:
             self._tell(tickets, None)
+
+    def _probe(self) -> None:
+        try:
+            self._write([])
+        except Exception as e:  # noqa: BLE001 - nobody waits; the next one tries again
+            self._fail([], _unavailable(self._settings.path, e))
+        else:
+            self._wait_for_locks(0)
+            self._call(self._heard_that_it_works)
+
+    def _give_up(self, tickets: list[_Ticket[Job]], jobs: list[Job], error: Exception) -> None:
+        problem = _unavailable(self._settings.path, error)
+        self._fail(jobs, problem)
+        self._tell(tickets, problem)
+
+    def _checkpoint(self) -> None:
+        """Move what is committed from the WAL into the database, so that the WAL can begin anew: waits for the disk."""
+        self._since_checkpoint = 0
+        if self._db is not None:
+            with suppress(sqlite3.Error):  # nothing is lost; the next one moves it
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def _checkpoint_ahead(self) -> None:
+        """Nearly all of a checkpoint while the loop goes on committing; what comes meanwhile is left for the rest."""
+        uri = f"{self._settings.path.absolute().as_uri()}?mode=rw"
+        with suppress(sqlite3.Error), closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as db:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self._call(self._leave_to_thread, self._checkpoint_rest)
+
+    def _checkpoint_rest(self) -> None:
+        """Nobody commits meanwhile, so that the WAL can begin anew; hardly anything is left to wait for."""
+        self._checkpoint()
+        self._tell([], None)
+
+    def _wait_for_locks(self, for_s: float) -> None:
+        """How long whoever has the connection next may wait for another process: the thread a while, the loop never."""
+        if self._settings.on_loop and self._db is not None:
+            with suppress(sqlite3.Error):
+                self._db.execute(f"PRAGMA busy_timeout = {int(for_s * 1000)}")
+
+    def _prepared(self, tickets: list[_Ticket[Job]]) -> list[Job]:
+        return [job for ticket in tickets if self._is_prepared(ticket) for job in ticket.jobs]
 
     def _is_prepared(self, ticket: _Ticket[Job]) -> bool:
         try:
@@ -270,8 +338,11 @@ class GroupWriter(Generic[Job]):
             self._scribe.write(db, jobs)
         self._scribe.committed(db)
         self.commits += 1
+        self._since_checkpoint += 1
         if not self.healthy:
             self._recovered(db)
+        if self._since_checkpoint >= CHECKPOINT_EVERY:
+            self._checkpoint()
 
     def _connected(self) -> Connection:
         if self._db is not None and _inode(self._settings.path) != self._inode:
@@ -321,6 +392,7 @@ class GroupWriter(Generic[Job]):
         self._scribe.release()
 
     def _tell(self, tickets: list[_Ticket[Job]], problem: StoreUnavailable | None) -> None:
+        self._wait_for_locks(0)  # from here on the connection is the loop's
         # One wake-up of the loop for the whole group.
         self._call(self._settle, tickets, problem)
 
@@ -347,7 +419,8 @@ class GroupWriter(Generic[Job]):
     def _hand_over_when_all_came(self) -> None:
         """Hand over, unless the last turn of the loop brought more: then the next one may, too."""
         count = len(self._gathered)
-        if self._counted < count < MAX_GROUP and self._turns < MAX_TURNS:
+        is_alone = count == 1 == self._size_before  # now as before: nobody to wait for
+        if self._counted < count < MAX_GROUP and self._turns < MAX_TURNS and not is_alone:
             self._counted = count
             self._turns += 1
             self._loop.call_soon(self._hand_over_when_all_came)
@@ -358,16 +431,70 @@ class GroupWriter(Generic[Job]):
         group, self._gathered = self._gathered[:MAX_GROUP], self._gathered[MAX_GROUP:]
         self._is_writing = bool(group)
         self._turns = self._counted = 0
-        if group:
-            self._queue.put(group)
+        if not group:
+            return
+        self._size_before = len(group)
+        if not (self._settings.on_loop and self._committed_here(group)):
+            self._leave_to_thread(partial(self._commit, group))
+
+    def _committed_here(self, tickets: list[_Ticket[Job]]) -> bool:
+        """Commit on the event loop; False, and nothing has happened, where that is the thread's to do."""
+        db, began_at = self._db, time.monotonic()
+        is_ours = self._open and self._works and not self._left and began_at >= self._left_to_thread_until
+        if not is_ours or db is None or _inode(self._settings.path) != self._inode:
+            return False
+        jobs = self._prepared(tickets)
+        if not jobs:
+            self._settle_here(tickets)
+            return True
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error:  # another process writes, or worse: the thread waits, and finds out
+            return False
+        try:
+            self._scribe.write(db, jobs)
+            db.execute("COMMIT")
+            self._scribe.committed(db)
+        except Exception as e:  # noqa: BLE001 - handed to whoever waits for these rows
+            self._leave_to_thread(partial(self._give_up, tickets, jobs, e))
+        else:
+            self._after_commit(tickets, time.monotonic() - began_at)
+        return True
+
+    def _after_commit(self, tickets: list[_Ticket[Job]], took_s: float) -> None:
+        self.commits += 1
+        self._since_checkpoint += 1
+        if took_s > SLOW_COMMIT_S:
+            self._left_to_thread_until = time.monotonic() + LEFT_TO_THREAD_S
+        if self._since_checkpoint >= CHECKPOINT_EVERY:
+            self._since_checkpoint = 0
+            self._queue.put(self._checkpoint_ahead)
+        self._settle_here(tickets)
+
+    def _settle_here(self, tickets: list[_Ticket[Job]]) -> None:
+        self._resolve(tickets, None)
+        # Behind those who were woken just now: what they submit goes into the same group.
+        self._loop.call_soon(self._hand_over_when_all_came)
+
+    def _leave_to_thread(self, work: Callable[[], None]) -> None:
+        self._left += 1
+        self._queue.put(work)
+
+    def _heard_that_it_works(self) -> None:
+        self._works = True
 
     def _settle(self, tickets: list[_Ticket[Job]], problem: StoreUnavailable | None) -> None:
+        """The thread has done one piece of its work."""
+        self._left -= 1
+        self._works = problem is None
+        self._resolve(tickets, problem)
+        self._loop.call_soon(self._hand_over_when_all_came)
+
+    def _resolve(self, tickets: list[_Ticket[Job]], problem: StoreUnavailable | None) -> None:
         for ticket in tickets:
             if ticket.done is not None:
                 self._waiting -= 1
                 _resolve(ticket.done, ticket.error or problem)
-        # Behind those who were woken just now: what they submit goes into the same group.
-        self._loop.call_soon(self._hand_over_when_all_came)
 
 
 def _resolve(future: asyncio.Future[None], problem: Exception | None) -> None:

@@ -79,8 +79,8 @@ class StartedTable(StampedFile):
 
     def changed_since(self, change: int) -> list[StartedRecord]:
         """Every task that was started or changed after that count, in the order of the changes; of all, those that
-        nobody has ended."""
-        with self.reading() as db:
+        nobody has ended. Raises `StoreBusy` while somebody writes."""
+        with self.reading(wait_s=0) as db:
             query = (
                 f"SELECT {_COLUMNS} FROM started_tasks WHERE changed > ? AND (? OR over_at IS NULL) ORDER BY changed"  # noqa: S608
             )

@@ -16,6 +16,7 @@ from mcp_gateway.frontdoor.desk import Desk
 from mcp_gateway.frontdoor.housekeeping import LOOK_EVERY_S
 from mcp_gateway.guards.transactions import Transactions
 from mcp_gateway.identity.started import StartedTasks
+from mcp_gateway.storage.stamped import once_unlocked, waiting_until_unlocked
 from mcp_gateway.wiring.clock import utc_now
 from mcp_gateway.wiring.policies import policy_of
 from mcp_gateway.wiring.stores import open_audit, started_tasks_of
@@ -23,7 +24,7 @@ from mcp_gateway.wiring.stores import open_audit, started_tasks_of
 
 def started_task_of(tasks: StartedTasks, agent: str, token: str) -> StartedTask:
     """The task under way whose token this is. Raises `NotAuthenticated` for any that is not this agent's."""
-    found = tasks.verify(token, utc_now())
+    found = waiting_until_unlocked(lambda: tasks.verify(token, utc_now()))
     if found is None or found.agent != agent:
         raise NotAuthenticated(f"the task token is not one of {agent!r}, or its task is over")
     return found
@@ -35,7 +36,7 @@ def started_now(tasks: StartedTasks, started: StartedTask) -> Callable[[], Start
     def as_it_is() -> StartedTask:
         now = utc_now()
         try:
-            return tasks.as_it_is(started, now)
+            return waiting_until_unlocked(lambda: tasks.as_it_is(started, now))
         except StoreUnavailable:
             return replace(started, expires=now)
 
@@ -44,7 +45,7 @@ def started_now(tasks: StartedTasks, started: StartedTask) -> Callable[[], Start
 
 async def until_over(tasks: StartedTasks, started: StartedTask) -> None:
     """Return as soon as a started task is over, whoever ended it."""
-    while tasks.holds(started.id, utc_now()):  # noqa: ASYNC110 - another process ends it
+    while await once_unlocked(lambda: tasks.holds(started.id, utc_now())):  # noqa: ASYNC110 - another process ends it
         await anyio.sleep(LOOK_EVERY_S)
 
 

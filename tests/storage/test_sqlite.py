@@ -1,4 +1,4 @@
-"""One thread that commits whatever has gathered."""
+"""Whatever has gathered is committed together, by one thread or by the event loop itself."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ class Numbers:
         self.max_pages = 0
         self.released = False
         self.threads: set[str] = set()
+        self.writers: list[str] = []
 
     def begin(self, db: Connection) -> None:
         db.execute("CREATE TABLE IF NOT EXISTS numbers (n INTEGER)")
@@ -39,6 +40,7 @@ class Numbers:
             raise ValueError("not this one")
 
     def write(self, db: Connection, jobs: Sequence[int]) -> None:
+        self.writers.append(threading.current_thread().name)
         self.gate.wait(10)
         for job in jobs:
             db.execute("INSERT INTO numbers VALUES (?)", (job,))
@@ -62,8 +64,12 @@ class Numbers:
 
 
 @asynccontextmanager
-async def writing(path: Path, scribe: Numbers, max_waiting: int = 100) -> AsyncIterator[GroupWriter[int]]:
-    settings = StoreSettings(path, busy_timeout_s=0.1, probe_every_s=0.02, max_waiting=max_waiting)
+async def writing(
+    path: Path, scribe: Numbers, max_waiting: int = 100, *, on_loop: bool = False, busy_timeout_s: float = 0.1
+) -> AsyncIterator[GroupWriter[int]]:
+    settings = StoreSettings(
+        path, busy_timeout_s=busy_timeout_s, probe_every_s=0.02, max_waiting=max_waiting, on_loop=on_loop
+    )
     writer = GroupWriter(settings, scribe)
     await writer.start()
     try:
@@ -76,6 +82,16 @@ async def writing(path: Path, scribe: Numbers, max_waiting: int = 100) -> AsyncI
 def kept(path: Path) -> list[int]:
     with closing(sqlite3.connect(path)) as db:
         return [row[0] for row in db.execute("SELECT n FROM numbers ORDER BY rowid")]
+
+
+def in_the_file_itself(path: Path) -> int:
+    """How many rows are there without the WAL; 0 while it is being brought up to date."""
+    with (
+        suppress(sqlite3.Error),
+        closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as without_wal,
+    ):
+        return int(without_wal.execute("SELECT count(*) FROM numbers").fetchone()[0])
+    return 0
 
 
 @pytest.fixture
@@ -209,6 +225,92 @@ async def test_a_start_that_fails_leaves_no_thread(tmp_path: Path) -> None:
     await writer.aclose()
     await until(lambda: not any(thread.name == "audit-writer" for thread in threading.enumerate()))
     assert scribe.released
+
+
+async def test_the_loop_itself_commits_what_waits_for_nothing(path: Path) -> None:
+    scribe = Numbers()
+    async with writing(path, scribe, on_loop=True) as writer:
+        await writer.submit(1)
+        await asyncio.gather(*(writer.submit(number) for number in range(2, 50)))
+        assert kept(path) == list(range(1, 50))
+        assert writer.commits == 2
+    assert set(scribe.writers) == {threading.main_thread().name}
+
+
+async def test_the_loop_goes_on_while_another_process_holds_the_lock(path: Path) -> None:
+    scribe = Numbers()
+    async with writing(path, scribe, on_loop=True, busy_timeout_s=10) as writer:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            waiting = [writer.submit(1)]
+            await until(lambda: scribe.threads > {threading.main_thread().name})
+            waiting.append(writer.submit(2))
+            other.execute("COMMIT")
+        await asyncio.gather(*waiting)
+        await writer.submit(3)
+    assert kept(path) == [1, 2, 3]
+    assert scribe.writers[0] == "audit-writer"
+    assert scribe.writers[-1] == threading.main_thread().name
+
+
+async def test_what_the_loop_cannot_write_fails_and_heals_as_on_the_thread(path: Path) -> None:
+    scribe = Numbers()
+    async with writing(path, scribe, on_loop=True) as writer:
+        await writer.submit(1)
+        results = await asyncio.gather(*(writer.submit(n) for n in (2, -2, -1, 3)), return_exceptions=True)
+        assert [type(result) for result in results] == [
+            StoreUnavailable,
+            StoreUnavailable,
+            ValueError,
+            StoreUnavailable,
+        ]
+        assert not writer.healthy
+        assert "not that one" in writer.last_error
+        await until(lambda: writer.healthy)
+        await until(lambda: writer._works)
+        await writer.submit(4)
+        assert scribe.writers[-1] == threading.main_thread().name
+    assert [n for n in kept(path) if n] == [1, 4]
+    assert scribe.failures[0][0] == [2, -2, 3]
+
+
+async def test_a_database_that_was_moved_away_is_not_written_to_by_the_loop_either(path: Path) -> None:
+    scribe = Numbers()
+    async with writing(path, scribe, on_loop=True) as writer:
+        await writer.submit(1)
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}").rename(f"{path}.old{suffix}")
+        await writer.submit(2)
+        await writer.submit(3)
+    assert kept(path) == [2, 3]
+
+
+async def test_checkpoints_are_made_beside_the_loop_s_commits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_gateway.storage.sqlite.CHECKPOINT_EVERY", 5)
+    scribe = Numbers()
+    async with writing(path, scribe, on_loop=True) as writer:
+        for number in range(23):
+            await writer.submit(number)
+        await until(lambda: in_the_file_itself(path) >= 20)
+        await until(lambda: not writer._left)
+        await writer.submit(23)
+    assert kept(path) == list(range(24))
+
+
+async def test_a_slow_disk_is_left_to_the_thread_for_a_while(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_gateway.storage.sqlite.SLOW_COMMIT_S", -1)
+    scribe = Numbers()
+    async with writing(path, scribe, on_loop=True) as writer:
+        await writer.submit(1)
+        await writer.submit(2)
+    assert scribe.writers == [threading.main_thread().name, "audit-writer"]
+
+
+async def test_closing_writes_what_the_loop_had_not_written_yet(path: Path) -> None:
+    async with writing(path, Numbers(), on_loop=True) as writer:
+        waiting = [writer.submit(number) for number in range(10)]
+    assert all(future.done() for future in waiting)
+    assert kept(path) == list(range(10))
 
 
 def test_the_database_is_made_for_us_alone(path: Path) -> None:
