@@ -15,6 +15,7 @@ import subprocess
 import sysconfig
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import IO, Final
 
@@ -22,6 +23,7 @@ import anyio
 
 STDERR_TAIL_BYTES: Final = 8192
 READ_BYTES: Final = 65536  # a pipe holds no more by default
+WRITTEN_AT_ONCE: Final = 512  # POSIX lets a system refuse more than 1024 pieces (IOV_MAX)
 GRACE_S: Final = 2.0
 """Between closing stdin and SIGTERM, SIGTERM and SIGKILL, SIGKILL and giving up; the SDK waits as long."""
 
@@ -70,8 +72,9 @@ class Child:
         self._ended = False
         self._line: list[bytes] = []
         self._line_bytes = 0
-        self._unread: deque[memoryview] = deque()
+        self._unread: deque[bytes | memoryview] = deque()
         self._unread_bytes = 0
+        self._will_write = False
         self._stderr = b""
         self.exited = anyio.Event()
         self._process = subprocess.Popen(
@@ -110,21 +113,29 @@ class Child:
     def write(self, line: bytes) -> None:
         """Send one line. Never waits: what the child does not read is held for it, up to a bound.
 
+        Lines of one turn of the loop go out together at its end: waking the child costs more than all the rest.
         Raises `BrokenPipeError` if it has closed its input, `BufferError` if too much is held.
         """
         if self._stdin < 0 or self._ended:
             raise BrokenPipeError
-        if self._unread_bytes + len(line) > self._max_unread_bytes:
-            raise BufferError
-        self._unread.append(memoryview(line + b"\n"))
+        if not self._has_room_for(line):
+            self._write_unread()
+            if not self._has_room_for(line):
+                raise BufferError
+        self._unread.append(line + b"\n")
         self._unread_bytes += len(line) + 1
-        if len(self._unread) == 1 and not self._write_unread():
-            self._loop.add_writer(self._stdin, self._write_when_possible)
+        if not self._will_write:
+            self._will_write = True
+            self._loop.call_soon(self._write_soon)
+
+    def _has_room_for(self, line: bytes) -> bool:
+        return self._unread_bytes + len(line) <= self._max_unread_bytes
 
     async def stop(self) -> None:
         """End the process and its whole group: politely, then by force. Takes at most three times `GRACE_S`."""
         with anyio.CancelScope(shield=True):
             self._ended = True
+            self._write_unread()
             self._close_stdin()
             await self._exits_within(GRACE_S)
             self._signal_group(signal.SIGTERM)
@@ -173,25 +184,39 @@ class Child:
             return
         self._stderr = (self._stderr + chunk)[-STDERR_TAIL_BYTES:]
 
+    def _write_soon(self) -> None:
+        if self._stdin >= 0 and not self._write_unread():
+            self._loop.add_writer(self._stdin, self._write_when_possible)
+        else:
+            self._will_write = False
+
     def _write_when_possible(self) -> None:
         if self._write_unread():
             self._loop.remove_writer(self._stdin)
+            self._will_write = False
 
     def _write_unread(self) -> bool:
         """Write what the pipe takes. True: nothing is left, or nothing more can be written."""
+        unread = self._unread
         try:
-            while self._unread:
-                written = os.write(self._stdin, self._unread[0])
-                self._unread_bytes -= written
-                self._unread[0] = self._unread[0][written:]
-                if not self._unread[0]:
-                    self._unread.popleft()
+            while unread:
+                pieces = list(islice(unread, WRITTEN_AT_ONCE)) if len(unread) > 1 else (unread[0],)
+                self._forget(os.writev(self._stdin, pieces))
         except BlockingIOError:
             return False
         except OSError:
             self._end_soon("closed its input")
-            self._unread.clear()
+            unread.clear()
         return True
+
+    def _forget(self, written: int) -> None:
+        """So many bytes are in the pipe."""
+        self._unread_bytes -= written
+        while written > 0:
+            piece = self._unread.popleft()
+            written -= len(piece)
+            if written < 0:
+                self._unread.appendleft(memoryview(piece)[written:])
 
     def _watch_exit(self) -> int:
         try:
