@@ -9,12 +9,14 @@ POSIX only. What `setsid`s itself out of the group escapes; only a container or 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
 import sysconfig
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Final
@@ -22,7 +24,9 @@ from typing import IO, Final
 import anyio
 
 STDERR_TAIL_BYTES: Final = 8192
-READ_BYTES: Final = 65536  # a pipe holds no more by default
+PIPE_BYTES: Final = 262144
+"""What the pipe for a child's output is to hold, and how much of it is read at once: a long answer through the 64 KiB
+of an ordinary pipe wakes both sides again and again."""
 WRITTEN_AT_ONCE: Final = 512  # POSIX lets a system refuse more than 1024 pieces (IOV_MAX)
 GRACE_S: Final = 2.0
 """Between closing stdin and SIGTERM, SIGTERM and SIGKILL, SIGKILL and giving up; the SDK waits as long."""
@@ -89,6 +93,7 @@ class Child:
         )
         pipes = self._process.stdin, self._process.stdout, self._process.stderr
         self._stdin, self._stdout, self._stderr_fd = (_unblocked(pipe) for pipe in pipes)
+        _widen(self._stdout)
         self._loop.add_reader(self._stdout, self._read_stdout)
         self._loop.add_reader(self._stderr_fd, self._read_stderr)
         self._pidfd = self._watch_exit()
@@ -296,6 +301,12 @@ def _unblocked(pipe: IO[bytes] | None) -> int:
     return pipe.fileno()
 
 
+def _widen(pipe: int) -> None:
+    """Let a pipe hold more, where the system can and this user has not used up what it may have of it."""
+    with suppress(AttributeError, OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
 def _close(pipe: IO[bytes] | None) -> None:
     if pipe is not None:
         pipe.close()
@@ -304,7 +315,7 @@ def _close(pipe: IO[bytes] | None) -> None:
 def _read(fd: int) -> bytes | None:
     """What is there to read; None if nothing is, empty at the end."""
     try:
-        return os.read(fd, READ_BYTES)
+        return os.read(fd, PIPE_BYTES)
     except BlockingIOError:
         return None
     except OSError:
