@@ -125,7 +125,8 @@ def _is_written_back(value: Any, raw: bytes) -> bool:
             return orjson.dumps(value) == raw
         for _ in range(_ROOM):
             value = [value]
-        return orjson.dumps(value)[_ROOM:-_ROOM] == raw
+        written = orjson.dumps(value)
+        return len(written) == len(raw) + 2 * _ROOM and written.startswith(raw, _ROOM)
     except TypeError:  # nested deeper than orjson writes
         return False
 
