@@ -28,6 +28,7 @@ _GAPS: Final = (b'" ', b'"\t', b'"\n', b'"\r')
 _LEAST_INTEGER: Final = -(2**63)
 _MOST_INTEGER: Final = 2**64 - 1
 
+
 def _levels_written() -> int:
     """How many levels orjson writes before it refuses to."""
     value: Any = 0
