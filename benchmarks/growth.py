@@ -12,7 +12,7 @@ import argparse
 import asyncio
 import http.client
 import json
-import shutil
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
-from side_by_side import META, VERSION, Hop, free_port, one_run, pinned, started, write_between
+from side_by_side import META, VERSION, Hop, cpu_s, free_port, one_run, pinned, started, write_between
 
 from mcp_gateway.audit.log import AuditLog
 from mcp_gateway.domain import Caller, Decision, Effect, Kind, Outcome, OutcomeStatus, Reason, Request, Verb
@@ -130,30 +130,66 @@ def measured(case: Case, secs: float) -> str:
         )
 
 
-def first_answer_stdio_s() -> float:
-    """From the start of `mcp-gateway stdio` without upstreams to its answer to `initialize`, at best of three."""
-    folder = Path(tempfile.mkdtemp(prefix="gateway-stdio-"))
-    (folder / "policies").mkdir()
-    (folder / "servers.toml").write_text("")
-    (folder / "policies" / "p.toml").write_text(
-        '[agents.a]\ntasks = ["t"]\ndefault_task = "t"\n[tasks.t]\nallow = []\n'
+def stdio_starts() -> str:
+    """How soon `mcp-gateway stdio` without upstreams answers `initialize`, at best of three, byte code being there."""
+    with tempfile.TemporaryDirectory(prefix="gateway-stdio-") as made:
+        folder = Path(made)
+        (folder / "policies").mkdir()
+        (folder / "servers.toml").write_text("")
+        (folder / "policies" / "p.toml").write_text(
+            '[agents.a]\ntasks = ["t"]\ndefault_task = "t"\n[tasks.t]\nallow = []\n'
+        )
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has been compiled then
+        os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
+        for word in ("", "--alone"):
+            first_answer(word, folder)
+        alone = min(first_answer("--alone", folder) for _ in range(3))
+        attached = min(first_answer("", folder) for _ in range(3))
+        first = min(first_of_all(folder) for _ in range(3))
+        stop(folder)
+    return (
+        "`mcp-gateway stdio` without upstreams: seconds from its start to its first answer, CPU seconds of its process "
+        f"and its memory: attaching to a gateway that runs {attached}; the first window, which starts that gateway "
+        f"{first}; alone {alone}."
     )
+
+
+@dataclass(frozen=True, order=True)
+class Start:
+    """One start, up to the first answer."""
+
+    took_s: float
+    cpu_s: float
+    pss_mib: float
+
+    def __str__(self) -> str:
+        return f"{self.took_s:.2f} s, {self.cpu_s:.2f} s, {self.pss_mib:.0f} MiB"
+
+
+def first_answer(word: str, folder: Path) -> Start:
     params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "b", "version": "1"}}
     asked = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}) + "\n"
-    took = []
-    for _ in range(3):
-        began_at = time.perf_counter()
-        command = [sys.executable, "-m", "mcp_gateway", "stdio", "--agent", "a"]
-        with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
-            assert program.stdin is not None  # noqa: S101
-            assert program.stdout is not None  # noqa: S101
-            program.stdin.write(asked.encode())
-            program.stdin.flush()
-            program.stdout.readline()
-            took.append(time.perf_counter() - began_at)
-            program.stdin.close()
-    shutil.rmtree(folder)
-    return min(took)
+    command = [sys.executable, "-m", "mcp_gateway", "stdio", "--agent", "a", *filter(None, [word])]
+    began_at = time.perf_counter()
+    with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdin is not None  # noqa: S101
+        assert program.stdout is not None  # noqa: S101
+        program.stdin.write(asked.encode())
+        program.stdin.flush()
+        program.stdout.readline()
+        start = Start(time.perf_counter() - began_at, cpu_s(program.pid), pss_mib(program.pid))
+        program.stdin.close()
+    return start
+
+
+def first_of_all(folder: Path) -> Start:
+    stop(folder)
+    return first_answer("", folder)
+
+
+def stop(folder: Path) -> None:
+    """End the gateway that a window has started there."""
+    subprocess.run([sys.executable, "-m", "mcp_gateway", "stop"], cwd=folder, capture_output=True, check=True)
 
 
 def main() -> None:
@@ -167,7 +203,7 @@ def main() -> None:
     for case in cases([int(rows) for rows in options.rows.split(",")]):
         lines.append(measured(case, options.secs))
         print(lines[-1], flush=True)  # noqa: T201
-    lines += ["", f"`mcp-gateway stdio` without upstreams answers {first_answer_stdio_s():.2f} s after it was started."]
+    lines += ["", stdio_starts()]
     if options.write:
         write_between("growth", "\n".join(lines), options.write)
 

@@ -1,5 +1,5 @@
 """`python -m mcp_gateway` is `mcp-gateway`."""
 
-from mcp_gateway.cli.main import main
+from mcp_gateway.cli.entry import main
 
 main()

@@ -28,6 +28,22 @@ _GAPS: Final = (b'" ', b'"\t', b'"\n', b'"\r')
 _LEAST_INTEGER: Final = -(2**63)
 _MOST_INTEGER: Final = 2**64 - 1
 
+
+def _levels_written() -> int:
+    """How many levels orjson writes before it refuses to."""
+    value: Any = 0
+    for levels in range(1024):  # as deep as it reads
+        try:
+            orjson.dumps(value)
+        except TypeError:
+            return levels - 1
+        value = [value]
+    return 0
+
+
+# In so many lists, a value of `MAX_DEPTH` levels is just still written, so that nobody has to count them.
+_ROOM: Final = max(_levels_written() - MAX_DEPTH, 0)
+
 # Every digit becomes 0: a run of nineteen is all that an integer beyond 64 bits can hide in.
 _DIGITS_AS_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER: Final = b"0" * 19
@@ -62,18 +78,11 @@ def parse(data: bytes | bytearray | memoryview) -> Any:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as e:
         raise BadRequest("not valid JSON", Code.PARSE_ERROR) from e
-    # What is written back as the very same bytes lost no member and no digit on the way in.
-    try:
-        is_the_same = orjson.dumps(value) == raw
-    except TypeError:  # nested deeper than orjson writes
-        is_the_same = False
-    if is_the_same and len(raw) <= SMALL and raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
+    if _is_written_back(value, raw):
         return value
     members, depth = _members_and_depth(value)
     if depth > MAX_DEPTH:
         raise BadRequest(f"JSON is nested deeper than {MAX_DEPTH}", Code.PARSE_ERROR)
-    if is_the_same:
-        return value
     # Every member ends in `":`, so as many of those as parsed members proves that no name came twice. Strings can
     # hold the same bytes; only then is the slow, exact way needed. The same goes for long runs of digits.
     if _count_names(raw) != members or _LONG_NUMBER in raw.translate(_DIGITS_AS_ZERO):
@@ -106,6 +115,21 @@ def error_message(request_id: Any, error: RpcError) -> Json:
     if error.data is not None:
         body["data"] = error.data
     return {"jsonrpc": "2.0", "id": request_id, "error": body}
+
+
+def _is_written_back(value: Any, raw: bytes) -> bool:
+    """Whether a value is not nested too deeply and is written as the very same bytes as it was read from: then it lost
+    no member and no digit on the way in. False: look closer."""
+    is_flat = len(raw) <= SMALL and raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH
+    try:
+        if is_flat:
+            return orjson.dumps(value) == raw
+        for _ in range(_ROOM):
+            value = [value]
+        written = orjson.dumps(value)
+        return len(written) == len(raw) + 2 * _ROOM and written.startswith(raw, _ROOM)
+    except TypeError:  # nested deeper than orjson writes
+        return False
 
 
 def _count_names(raw: bytes) -> int:

@@ -15,12 +15,14 @@ import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from socket import SOCK_STREAM
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, urlencode, urlsplit
 
-import httpcore2
+if TYPE_CHECKING:
+    import httpcore2
 
 MAX_BYTES: Final = 1024 * 1024
 TIMEOUT_S: Final = 10.0
@@ -171,7 +173,7 @@ class Fetcher:
                 return await self._exchange(method, url, headers, body, max_bytes)
         except TimeoutError as e:
             raise FetchFailed(f"no whole answer within {self._timeout_s:g} s") from e
-        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException, OSError) as e:
+        except _failures() as e:
             raise FetchFailed(f"no answer: {type(e).__name__}") from e
 
     async def aclose(self) -> None:
@@ -198,13 +200,24 @@ class Fetcher:
 
     def _pooled(self) -> httpcore2.AsyncConnectionPool:
         if self._pool is None:
-            self._pool = httpcore2.AsyncConnectionPool(
+            self._pool = _httpcore().AsyncConnectionPool(
                 ssl_context=self._tls or _usual_tls(),
                 max_connections=MAX_CONNECTIONS,
                 keepalive_expiry=KEEPALIVE_S,
                 network_backend=_CheckedNetwork(self._allowed),
             )
         return self._pool
+
+
+@cache
+def _httpcore() -> Any:
+    """The HTTP client, loaded with the first request: a tenth of a start, and most gateways fetch nothing."""
+    return import_module("httpcore2")
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    http = _httpcore()
+    return http.NetworkError, http.ProtocolError, http.TimeoutException, OSError
 
 
 @cache
@@ -217,11 +230,13 @@ def _sent(lines: Iterable[tuple[str, str]]) -> list[tuple[bytes | str, bytes | s
     return [(name.encode("ascii"), value.encode("latin-1")) for name, value in lines]
 
 
-class _CheckedNetwork(httpcore2.AnyIOBackend):
-    """Connects to addresses, each of which was looked at; never to a name."""
+class _CheckedNetwork:
+    """A network backend of the HTTP client: connects to addresses, each of which was looked at; never to a name."""
 
     def __init__(self, allowed: Allowed) -> None:
         self._allowed = allowed
+        self._network: httpcore2.AnyIOBackend = _httpcore().AnyIOBackend()
+        self.sleep = self._network.sleep
 
     async def connect_tcp(
         self,
@@ -234,8 +249,8 @@ class _CheckedNetwork(httpcore2.AnyIOBackend):
         addresses = await self._addresses_of(host, port)
         for number, address in enumerate(addresses, start=1):
             try:
-                return await super().connect_tcp(address, port, CONNECT_S, local_address, socket_options)
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                return await self._network.connect_tcp(address, port, CONNECT_S, local_address, socket_options)
+            except (_httpcore().ConnectError, _httpcore().ConnectTimeout):
                 if number == len(addresses):
                     raise
         raise FetchFailed("it has no address that may be connected to: see allow_addresses")

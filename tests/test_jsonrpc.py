@@ -191,6 +191,21 @@ def test_long_numbers_in_strings_are_just_text(text: str) -> None:
 def test_nesting_is_bounded_whatever_the_strings_hold() -> None:
     assert parse(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
     assert refusal(b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1)).rpc_code == Code.PARSE_ERROR
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":', b'{"a":['], ids=["lists", "objects", "both", "turned"])
+@pytest.mark.parametrize("gap", [b"", b" "], ids=["compact", "spaced"])
+@pytest.mark.parametrize("padding", [b"x", b"x" * jsonrpc.SMALL], ids=["small", "large"])
+def test_a_text_of_any_size_is_nested_to_the_bound_and_no_deeper(opening: bytes, gap: bytes, padding: bytes) -> None:
+    each = opening.count(b"[") + opening.count(b"{")
+    closing = opening.translate(None, b'"a:')[::-1].translate(bytes.maketrans(b"[{", b"]}"))
+    inside = b'["%b",%b1]' % (padding, gap)
+    turns = (MAX_DEPTH - 1) // each
+    rest = MAX_DEPTH - 1 - turns * each
+    fits = b"[" * rest + opening * turns + inside + closing * turns + b"]" * rest
+    assert parse(fits) is not None
+    assert refusal(b"[" + fits + b"]").rpc_code == Code.PARSE_ERROR
+    assert refusal(b'{"a":' + fits + b"}").rpc_code == Code.PARSE_ERROR
     assert parse(b'["' + b"[{" * 1000 + b'"]')
     assert len(parse(b"[" + b"[]," * 1000 + b"{}]")) == 1001
 
@@ -214,6 +229,14 @@ def test_an_object_is_refused_exactly_when_a_name_comes_twice(
         assert parse(text) == dict(pairs)
     else:
         refusal(text)
+
+
+@pytest.mark.parametrize("again", [b'"a":1', b'"a": 1', b'"b":{"c":1,"c":2}', b'"b":[{"c":1,"c":1}]'])
+def test_a_name_that_comes_twice_is_found_in_a_large_text_too(again: bytes) -> None:
+    padding = b'"pad":"' + b"x" * jsonrpc.SMALL + b'"'
+    refusal(b'{"a":1,' + padding + b"," + again + b"}")
+    refusal(b"[{" + again + b',"a":1,' + padding + b"}]")
+    refusal(b"[[" + b"18446744073709551616," + b"{" + padding + b"}]]")
 
 
 @given(st.binary(max_size=200))

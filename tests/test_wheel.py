@@ -49,7 +49,7 @@ def test_it_holds_the_package_and_nothing_else(wheel: Path) -> None:
 
 def test_it_names_its_program_and_what_it_needs(unpacked: Path) -> None:
     [about] = unpacked.glob("*.dist-info")
-    assert "mcp-gateway = mcp_gateway.cli.main:app" in (about / "entry_points.txt").read_text()
+    assert "mcp-gateway = mcp_gateway.cli.entry:main" in (about / "entry_points.txt").read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     told = (about / "METADATA").read_text()
     assert [name for name in project["dependencies"] if f"Requires-Dist: {name.partition(';')[0]}" not in told] == []

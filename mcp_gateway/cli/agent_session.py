@@ -23,9 +23,10 @@ from mcp_gateway.config.toml_lines import did_you_mean
 from mcp_gateway.domain import Json
 from mcp_gateway.errors import Complaint, ConfigInvalid
 from mcp_gateway.jsonrpc import dump, parse
+from mcp_gateway.policy.assigned import check_agent
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.revisions import META_CAPABILITIES, META_CLIENT, META_VERSION, MODERN_VERSIONS
-from mcp_gateway.wiring import Load, check_agent, policy_of, running
+from mcp_gateway.wiring import Load, policy_of, running
 
 MAX_ROUNDS: Final = 20
 

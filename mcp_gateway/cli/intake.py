@@ -6,10 +6,10 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-import httpx2
 import typer
 
 from mcp_gateway.config import keyrings
@@ -98,6 +98,7 @@ def description(source: str) -> FoundServer:
 
 
 def _fetched(url: str) -> str:
+    httpx2: Any = import_module("httpx2")  # every start of a gateway passes here, and nearly none fetches anything
     parts = httpx2.URL(url)
     if parts.scheme != "https" and not is_loopback(parts.host):
         raise NotAServer("only https:// addresses are read")

@@ -82,8 +82,3 @@ def version() -> None:
     Example: `mcp-gateway version`
     """
     typer.echo(__version__)
-
-
-def main() -> None:
-    """What `python -m mcp_gateway` runs."""
-    app(prog_name="mcp-gateway")

@@ -36,8 +36,9 @@ from mcp_gateway.config.servers import load
 from mcp_gateway.config.settings import Settings, address
 from mcp_gateway.domain import Json
 from mcp_gateway.frontdoor.admin import AdminDoor
-from mcp_gateway.frontdoor.attach import AttachDoor, Hello, Opened
+from mcp_gateway.frontdoor.attach import AttachDoor, Opened
 from mcp_gateway.frontdoor.exchange import Closers
+from mcp_gateway.frontdoor.hello import Hello
 from mcp_gateway.frontdoor.housekeeping import keep_house
 from mcp_gateway.frontdoor.http_server import listening_socket, serve_http, spare_the_collector
 from mcp_gateway.identity.keys import Keys

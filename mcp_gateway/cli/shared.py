@@ -26,7 +26,7 @@ from mcp_gateway import __version__
 from mcp_gateway.config.places import places
 from mcp_gateway.config.servers import Configuration
 from mcp_gateway.errors import StoreUnavailable
-from mcp_gateway.frontdoor.attach import Hello, Want, listening_on
+from mcp_gateway.frontdoor.hello import Hello, Want, listening_on
 from mcp_gateway.storage.private import private_folder, random_key
 
 if sys.platform == "win32":

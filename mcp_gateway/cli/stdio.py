@@ -1,12 +1,17 @@
-"""`mcp-gateway stdio`: the gateway on the standard streams, for the one agent named when it is started."""
+"""`mcp-gateway stdio`: the gateway on the standard streams, for the one agent named when it is started.
+
+Mostly it is a pipe to a gateway that runs already, so it loads no more than that takes; `alone` has the rest.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import anyio
 import typer
@@ -15,22 +20,12 @@ from mcp_gateway.cli.loop import run_loop
 from mcp_gateway.cli.output import DEFAULT_CONFIG, EXIT_NO, ConfigPath, LogLevel, err
 from mcp_gateway.cli.shared import NotShared, Streams, attached_or_started, hello_of
 from mcp_gateway.config.servers import Configuration, load
-from mcp_gateway.domain import StartedTask
 from mcp_gateway.errors import StoreUnavailable
-from mcp_gateway.frontdoor.stdio import Sink, Source, standard_streams
-from mcp_gateway.identity.started import StartedTasks
-from mcp_gateway.reload import keep_current
+from mcp_gateway.frontdoor.streams import Sink, Source, standard_streams
+from mcp_gateway.policy.assigned import check_agent
+from mcp_gateway.policy.compile import compile_policy
+from mcp_gateway.policy.document import load as load_policy
 from mcp_gateway.telemetry import setup_logging
-from mcp_gateway.wiring import (
-    Load,
-    check_agent,
-    policy_of,
-    running,
-    started_now,
-    started_task_of,
-    started_tasks_of,
-    until_over,
-)
 
 CHUNK: Final = 64 * 1024
 
@@ -94,11 +89,17 @@ def stdio(
 
 def _check(configuration: Configuration, who: Who) -> None:
     """Raises `ConfigInvalid` and `NotAuthenticated` here, and not in a log that nobody reads."""
-    started = started_task_of(started_tasks_of(configuration), who.agent, who.token) if who.token else None
-    check_agent(configuration, policy_of(configuration), who.agent, started.task if started else who.task)
+    task = _alone().task_of(configuration, who.agent, who.token) if who.token else who.task
+    policy = compile_policy(load_policy(configuration.settings.policies))
+    check_agent(configuration, policy, who.agent, task)
 
 
-async def _attach(configuration: Configuration, who: Who, linger: str, load_again: Load) -> None:
+def _alone() -> Any:
+    """`alone`: it loads everything that a gateway is made of, which a pipe to one has no use for."""
+    return import_module("mcp_gateway.cli.alone")
+
+
+async def _attach(configuration: Configuration, who: Who, linger: str, load_again: Callable[[], Configuration]) -> None:
     """Be a pipe to the gateway that runs; a gateway by itself where that cannot be."""
     try:
         said = f"stdio, process {os.getpid()}"
@@ -141,25 +142,8 @@ async def relay(source: Source, sink: Sink, streams: Streams) -> bool:
     return is_over
 
 
-async def _serve(load_again: Load, who: Who) -> None:
-    tasks = started_tasks_of(load_again()) if who.token else None
-    started = None if tasks is None else started_task_of(tasks, who.agent, who.token)
-    async with standard_streams() as (reader, writer), running(load_again) as parts:
-        now = started_now(tasks, started) if tasks is not None and started is not None else None
-        door = parts.stdio_door(who.agent, who.task, now)
-        async with anyio.create_task_group() as work:
-            work.start_soon(keep_current, parts)
-            if tasks is not None and started is not None:
-                work.start_soon(_end_with, tasks, started, work.cancel_scope)
-            await door.serve(reader, writer)
-            work.cancel_scope.cancel()
-
-
-async def _end_with(tasks: StartedTasks, started: StartedTask, scope: anyio.CancelScope) -> None:
-    """End everything as soon as the task is over: calls under way, too."""
-    await until_over(tasks, started)
-    err.print(f"the task {started.id} is over")
-    scope.cancel()
+async def _serve(load_again: Callable[[], Configuration], who: Who) -> None:
+    await _alone().serve(load_again, who.agent, who.task, who.token)
 
 
 def _read(path: Path) -> str:

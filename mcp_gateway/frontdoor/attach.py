@@ -14,14 +14,14 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import Final
 
 import anyio
 
 from mcp_gateway.domain import Json
 from mcp_gateway.errors import BadRequest, Complaint, ConfigInvalid, NotAuthenticated
+from mcp_gateway.frontdoor.hello import Hello
 from mcp_gateway.frontdoor.stdio import StdioDoor
 from mcp_gateway.jsonrpc import dump, parse
 
@@ -31,33 +31,7 @@ HELLO_S: Final = 5.0
 
 MAX_ATTACHED: Final = 1_000
 
-Want = Literal["agent", "status"]
-
 _log: Final = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """The first line of a connection."""
-
-    token: str
-    version: str
-    config: str
-    """The absolute path of servers.toml: two configurations may share a state folder, and are two gateways."""
-    want: Want = "agent"
-    agent: str = ""
-    task: str | None = None
-    task_token: str = ""
-    """Of a started task, if it is for one."""
-    client: str = ""
-    """What attaches, for people who look at `status`."""
-
-    def __repr__(self) -> str:
-        return f"Hello({self.want!r}, {self.agent!r}, {self.task!r})"
-
-    def line(self) -> bytes:
-        """As it goes over the wire."""
-        return dump(asdict(self)) + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,18 +196,3 @@ async def _cancel_after(until: Callable[[], Awaitable[None]], scope: anyio.Cance
 async def _say(writer: asyncio.StreamWriter, message: Json) -> None:
     writer.write(dump(message) + b"\n")
     await writer.drain()
-
-
-def listening_on(path: Path) -> socket.socket:
-    """A bound unix socket that only we can connect to; one that is left over there is replaced."""
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(128)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener

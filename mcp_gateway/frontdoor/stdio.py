@@ -1,21 +1,18 @@
 """One agent on the standard streams, in whichever era it speaks; the identity comes from how the process was started.
 
-Messages are lines of JSON. While serving, file descriptor 1 points at stderr, so that nothing but messages can reach
-the agent. A request that carries 2026-07-28's envelope is modern, any other belongs to the handshake (basic/index,
-dual-era servers). Cancellation is `notifications/cancelled` in both eras. When stdin ends, what was asked before is
-still answered within `DRAIN_S`, so that requests can be piped in, but calls that wait for an answer of the agent's side
-end at once; when stdout ends, everything does.
+Messages are lines of JSON; `streams` has where they come from. A request that carries 2026-07-28's envelope is modern,
+any other belongs to the handshake (basic/index, dual-era servers). Cancellation is `notifications/cancelled` in both
+eras. When stdin ends, what was asked before is still answered within `DRAIN_S`, so that requests can be piped in, but
+calls that wait for an answer of the agent's side end at once; when stdout ends, everything does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from typing import Final, Protocol
+from contextlib import suppress
+from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -38,6 +35,7 @@ from mcp_gateway.frontdoor.protocol import (
 from mcp_gateway.frontdoor.replies import AgentReply
 from mcp_gateway.frontdoor.rounds import Rounds
 from mcp_gateway.frontdoor.session import Session, elicitation_complete
+from mcp_gateway.frontdoor.streams import Sink, Source
 from mcp_gateway.frontdoor.subscriber import CurrentCaller, Subscriber
 from mcp_gateway.frontdoor.updates import UPDATED
 from mcp_gateway.frontdoor.wire_errors import INTERNAL_ERROR, answer_to
@@ -54,24 +52,6 @@ DRAIN_S: Final = 5.0
 """How long answers may take once stdin has ended."""
 
 _CHUNK: Final = 64 * 1024
-
-
-class Source(Protocol):
-    """Where an agent's lines come from."""
-
-    async def read(self, n: int, /) -> bytes:
-        """At most `n` bytes; none at the end."""
-        ...
-
-
-class Sink(Protocol):
-    """Where lines for an agent go."""
-
-    def write(self, data: bytes, /) -> None: ...
-
-    async def drain(self) -> None:
-        """Wait until more may be written. Raises `ConnectionError` once nobody will ever read it."""
-        ...
 
 
 class StdioDoor:
@@ -327,78 +307,6 @@ async def _drain(outbox: _Outbox, lasting: TaskGroup) -> None:
     with suppress(ConnectionError):
         await outbox.drain()
     lasting.cancel_scope.cancel()
-
-
-class _FileReader:
-    """A regular file or /dev/null: the event loop cannot wait for those, and they never keep anybody waiting."""
-
-    async def read(self, n: int, /) -> bytes:
-        return os.read(0, n)
-
-
-class _FileWriter:
-    def __init__(self, fd: int) -> None:
-        self._file = os.fdopen(fd, "wb", buffering=0, closefd=False)
-
-    def write(self, data: bytes, /) -> None:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
-
-    async def drain(self) -> None:
-        return
-
-
-@asynccontextmanager
-async def standard_streams() -> AsyncIterator[tuple[Source, Sink]]:
-    """stdin and a private copy of stdout; file descriptor 1 is stderr meanwhile."""
-    wire = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        async with _reading() as source, _writing_to(wire) as sink:
-            yield source, sink
-    finally:
-        os.dup2(wire, 1)
-        os.close(wire)
-
-
-@asynccontextmanager
-async def _reading() -> AsyncIterator[Source]:
-    if not _can_be_waited_for(0):
-        yield _FileReader()
-        return
-    was_blocking = os.get_blocking(0)  # whoever started us may share the terminal with us
-    reader = asyncio.StreamReader(limit=_CHUNK)
-    pipe = os.fdopen(os.dup(0), "rb", buffering=0)
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
-    try:
-        yield reader
-    finally:
-        transport.close()
-        os.set_blocking(0, was_blocking)
-
-
-@asynccontextmanager
-async def _writing_to(wire: int) -> AsyncIterator[Sink]:
-    if not _can_be_waited_for(wire):
-        yield _FileWriter(wire)
-        return
-    was_blocking = os.get_blocking(wire)
-    pipe = os.fdopen(os.dup(wire), "wb", buffering=0)
-    loop = asyncio.get_running_loop()
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe)
-    transport.set_write_buffer_limits(0)  # what was drained has left the process
-    try:
-        yield asyncio.StreamWriter(transport, protocol, None, loop)
-    finally:
-        transport.abort()
-        os.set_blocking(wire, was_blocking)
-
-
-def _can_be_waited_for(fd: int) -> bool:
-    mode = os.fstat(fd).st_mode
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)
 
 
 async def _lines(reader: Source, max_bytes: int) -> AsyncIterator[bytes | None]:

@@ -9,19 +9,25 @@ POSIX only. What `setsid`s itself out of the group escapes; only a container or 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
 import sysconfig
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import IO, Final
 
 import anyio
 
 STDERR_TAIL_BYTES: Final = 8192
-READ_BYTES: Final = 65536  # a pipe holds no more by default
+PIPE_BYTES: Final = 262144
+"""What the pipe for a child's output is to hold, and how much of it is read at once: a long answer through the 64 KiB
+of an ordinary pipe wakes both sides again and again."""
+WRITTEN_AT_ONCE: Final = 512  # POSIX lets a system refuse more than 1024 pieces (IOV_MAX)
 GRACE_S: Final = 2.0
 """Between closing stdin and SIGTERM, SIGTERM and SIGKILL, SIGKILL and giving up; the SDK waits as long."""
 
@@ -70,8 +76,9 @@ class Child:
         self._ended = False
         self._line: list[bytes] = []
         self._line_bytes = 0
-        self._unread: deque[memoryview] = deque()
+        self._unread: deque[bytes | memoryview] = deque()
         self._unread_bytes = 0
+        self._will_write = False
         self._stderr = b""
         self.exited = anyio.Event()
         self._process = subprocess.Popen(
@@ -86,6 +93,7 @@ class Child:
         )
         pipes = self._process.stdin, self._process.stdout, self._process.stderr
         self._stdin, self._stdout, self._stderr_fd = (_unblocked(pipe) for pipe in pipes)
+        _widen(self._stdout)
         self._loop.add_reader(self._stdout, self._read_stdout)
         self._loop.add_reader(self._stderr_fd, self._read_stderr)
         self._pidfd = self._watch_exit()
@@ -110,21 +118,29 @@ class Child:
     def write(self, line: bytes) -> None:
         """Send one line. Never waits: what the child does not read is held for it, up to a bound.
 
+        Lines of one turn of the loop go out together at its end: waking the child costs more than all the rest.
         Raises `BrokenPipeError` if it has closed its input, `BufferError` if too much is held.
         """
         if self._stdin < 0 or self._ended:
             raise BrokenPipeError
-        if self._unread_bytes + len(line) > self._max_unread_bytes:
-            raise BufferError
-        self._unread.append(memoryview(line + b"\n"))
+        if not self._has_room_for(line):
+            self._write_unread()
+            if not self._has_room_for(line):
+                raise BufferError
+        self._unread.append(line + b"\n")
         self._unread_bytes += len(line) + 1
-        if len(self._unread) == 1 and not self._write_unread():
-            self._loop.add_writer(self._stdin, self._write_when_possible)
+        if not self._will_write:
+            self._will_write = True
+            self._loop.call_soon(self._write_soon)
+
+    def _has_room_for(self, line: bytes) -> bool:
+        return self._unread_bytes + len(line) <= self._max_unread_bytes
 
     async def stop(self) -> None:
         """End the process and its whole group: politely, then by force. Takes at most three times `GRACE_S`."""
         with anyio.CancelScope(shield=True):
             self._ended = True
+            self._write_unread()
             self._close_stdin()
             await self._exits_within(GRACE_S)
             self._signal_group(signal.SIGTERM)
@@ -173,25 +189,39 @@ class Child:
             return
         self._stderr = (self._stderr + chunk)[-STDERR_TAIL_BYTES:]
 
+    def _write_soon(self) -> None:
+        if self._stdin >= 0 and not self._write_unread():
+            self._loop.add_writer(self._stdin, self._write_when_possible)
+        else:
+            self._will_write = False
+
     def _write_when_possible(self) -> None:
         if self._write_unread():
             self._loop.remove_writer(self._stdin)
+            self._will_write = False
 
     def _write_unread(self) -> bool:
         """Write what the pipe takes. True: nothing is left, or nothing more can be written."""
+        unread = self._unread
         try:
-            while self._unread:
-                written = os.write(self._stdin, self._unread[0])
-                self._unread_bytes -= written
-                self._unread[0] = self._unread[0][written:]
-                if not self._unread[0]:
-                    self._unread.popleft()
+            while unread:
+                pieces = list(islice(unread, WRITTEN_AT_ONCE)) if len(unread) > 1 else (unread[0],)
+                self._forget(os.writev(self._stdin, pieces))
         except BlockingIOError:
             return False
         except OSError:
             self._end_soon("closed its input")
-            self._unread.clear()
+            unread.clear()
         return True
+
+    def _forget(self, written: int) -> None:
+        """So many bytes are in the pipe."""
+        self._unread_bytes -= written
+        while written > 0:
+            piece = self._unread.popleft()
+            written -= len(piece)
+            if written < 0:
+                self._unread.appendleft(memoryview(piece)[written:])
 
     def _watch_exit(self) -> int:
         try:
@@ -271,6 +301,12 @@ def _unblocked(pipe: IO[bytes] | None) -> int:
     return pipe.fileno()
 
 
+def _widen(pipe: int) -> None:
+    """Let a pipe hold more, where the system can and this user has not used up what it may have of it."""
+    with suppress(AttributeError, OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
 def _close(pipe: IO[bytes] | None) -> None:
     if pipe is not None:
         pipe.close()
@@ -279,7 +315,7 @@ def _close(pipe: IO[bytes] | None) -> None:
 def _read(fd: int) -> bytes | None:
     """What is there to read; None if nothing is, empty at the end."""
     try:
-        return os.read(fd, READ_BYTES)
+        return os.read(fd, PIPE_BYTES)
     except BlockingIOError:
         return None
     except OSError:

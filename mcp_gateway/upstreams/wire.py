@@ -11,9 +11,8 @@ import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import cache
+from importlib import import_module
 from typing import Final, Protocol
-
-import httpx2
 
 KEEPALIVE_S: Final = 4.0
 """Below the 5 s after which uvicorn and node close an idle connection: we never send into one that is closing."""
@@ -88,6 +87,7 @@ class HttpClient(Protocol):
 @cache
 def shared_tls() -> ssl.SSLContext:
     """One TLS configuration for all upstreams; making one takes tens of milliseconds."""
-    context = httpx2.create_ssl_context(trust_env=False)
+    # Loaded here: it is a whole HTTP client, and where no upstream is reached over TLS nobody needs any of it.
+    context: ssl.SSLContext = import_module("httpx2").create_ssl_context(trust_env=False)
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -65,6 +65,7 @@ from mcp_gateway.identity.started import StartedTasks
 from mcp_gateway.identity.task import task_for
 from mcp_gateway.models.sampling import Answerer, Sampling
 from mcp_gateway.models.sender import targets_of
+from mcp_gateway.policy.assigned import check_agent
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.storage.kept import DATABASE as KEPT_FILE
 from mcp_gateway.storage.private import random_key
@@ -75,7 +76,7 @@ from mcp_gateway.upstreams.pool import Pool
 from mcp_gateway.wiring.clock import new_request_id, utc_now, utc_text
 from mcp_gateway.wiring.judges import Judges
 from mcp_gateway.wiring.offers import bounded, for_everybody, naming_rule, public_name_of, upstream_limits
-from mcp_gateway.wiring.policies import check_agent, policy_of
+from mcp_gateway.wiring.policies import policy_of
 from mcp_gateway.wiring.routes import apis_of, routes_of
 from mcp_gateway.wiring.senders import Senders
 from mcp_gateway.wiring.stores import broker_of, kept_store

@@ -8,7 +8,7 @@ from mcp_gateway.audit.redact import RULES
 from mcp_gateway.config.detectors import DetectorConfig
 from mcp_gateway.config.servers import Configuration
 from mcp_gateway.config.toml_lines import did_you_mean
-from mcp_gateway.errors import Complaint, ConfigInvalid, PolicyInvalid
+from mcp_gateway.errors import Complaint, PolicyInvalid
 from mcp_gateway.guards.content import Content
 from mcp_gateway.guards.detect import Detector, Judge, KnownSecrets, installed
 from mcp_gateway.guards.injection import Injection
@@ -47,15 +47,3 @@ def _check_detectors(policy: Policy, declared: Sequence[DetectorConfig]) -> None
     ]
     if complaints:
         raise PolicyInvalid(complaints)
-
-
-def check_agent(configuration: Configuration, policy: Policy, agent: str, task: str | None) -> None:
-    """Raises `ConfigInvalid` for an agent that the policy does not name, or that has no such task."""
-    assignment = policy.assignments.get(agent)
-    where = str(configuration.settings.policies)
-    if assignment is None:
-        known = ", ".join(sorted(policy.assignments)) or "none"
-        raise ConfigInvalid([Complaint(where, 0, f"no policy names the agent {agent!r}", f"known: {known}")])
-    if task is not None and task not in assignment.tasks:
-        tasks = ", ".join(assignment.tasks) or "none"
-        raise ConfigInvalid([Complaint(where, 0, f"agent {agent!r} has no task {task!r}", f"it has: {tasks}")])

@@ -125,6 +125,17 @@ def test_the_quick_look_never_misses_what_the_long_one_finds(value: Any, secret:
             assert may_hold_secret(orjson.dumps(candidate))
 
 
+def test_every_mark_of_a_secret_is_seen_wherever_it_stands() -> None:
+    for marker in redact._MARKERS:
+        for text in (marker, f"x{marker.upper()}y", "ä " * 5000 + marker):
+            assert may_hold_secret(text.encode()), marker
+    assert not may_hold_secret(("a-b_c.d/e:f key pass auth " * 500).encode())
+
+
+def test_half_of_a_surrogate_pair_hides_nothing() -> None:
+    assert "abcdef123456" not in redacted_text("\ud800 Authorization: Bearer abcdef123456")[0]
+
+
 @pytest.mark.parametrize(
     "evil",
     [

@@ -14,7 +14,8 @@ import pytest
 
 from fakes.waiting import until
 from mcp_gateway.errors import Complaint, ConfigInvalid, NotAuthenticated
-from mcp_gateway.frontdoor.attach import MAX_HELLO_BYTES, AttachDoor, Hello, Opened, listening_on
+from mcp_gateway.frontdoor.attach import MAX_HELLO_BYTES, AttachDoor, Opened
+from mcp_gateway.frontdoor.hello import Hello, listening_on
 
 TOKEN = "t" * 64
 

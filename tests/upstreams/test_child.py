@@ -1,5 +1,6 @@
 """A child process gets what it was given, is read within bounds, and leaves nothing of itself behind."""
 
+import fcntl
 import gc
 import os
 import signal
@@ -118,6 +119,47 @@ async def test_what_a_child_does_not_read_is_held_up_to_a_bound_and_delivered_wh
         os.kill(watched.child.pid, signal.SIGCONT)
         await until(lambda: len(watched.lines) == 8)
         assert [line[:1] for line in watched.lines] == [b"%d" % number for number in range(8)]
+
+
+async def test_lines_of_one_turn_of_the_loop_arrive_together() -> None:
+    async with running("import os; print(os.read(0, 65536).count(b'\\n'), flush=True)") as watched:
+        for number in range(100):
+            watched.child.write(b"%d" % number)
+        await until(lambda: watched.lines)
+        assert watched.lines == [b"100"]
+
+
+async def test_more_lines_than_can_be_written_at_once_all_arrive_in_order() -> None:
+    async with running(ECHO) as watched:
+        for number in range(1500):
+            watched.child.write(b"%d" % number)
+        await until(lambda: len(watched.lines) == 1500)
+        assert watched.lines == [b"%d" % number for number in range(1500)]
+
+
+async def test_what_was_written_right_before_it_is_stopped_still_arrives(tmp_path: Path) -> None:
+    code = "import sys; open('heard', 'w').write(sys.stdin.read())"
+    async with running(code, cwd=tmp_path) as watched:
+        watched.child.write(b"first")
+        watched.child.write(b"last")
+    assert (tmp_path / "heard").read_text() == "first\nlast\n"
+
+
+async def test_a_burst_beyond_the_bound_is_fine_while_the_child_reads() -> None:
+    async with running(ECHO, max_unread_bytes=40_000) as watched:
+        for _ in range(6):
+            watched.child.write(b"x" * 10_000)
+        await until(lambda: len(watched.lines) == 6)
+
+
+async def test_a_pipe_that_cannot_be_widened_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError  # so says Linux to whoever has used up what pipes may hold (pipe(7))
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    async with running("print('x' * 300_000, flush=True)") as watched:
+        await until(lambda: watched.lines)
+        assert watched.lines == [b"x" * 300_000]
 
 
 async def test_only_the_tail_of_stderr_is_kept_and_it_never_blocks() -> None:

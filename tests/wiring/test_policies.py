@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fakes.in_process import configured
-from mcp_gateway.errors import ConfigInvalid, PolicyInvalid
-from mcp_gateway.wiring.policies import check_agent, policy_of
+from mcp_gateway.errors import PolicyInvalid
+from mcp_gateway.wiring.policies import policy_of
 
 
 def test_without_policies_nothing_is_allowed_and_that_is_said(tmp_path: Path) -> None:
@@ -27,14 +27,3 @@ def test_a_guard_that_looks_for_what_nobody_can_find_is_refused_at_its_place(tmp
     assert (complaint.file, complaint.line) == ("policies/guards.toml", 1)
     assert "there is no detector 'personal-date'" in complaint.message
     assert "personal-data" in complaint.fix
-
-
-def test_an_agent_must_be_in_the_policy_and_have_its_task(tmp_path: Path) -> None:
-    configuration = configured(tmp_path)
-    policy = policy_of(configuration)
-    check_agent(configuration, policy, "reader", None)
-    check_agent(configuration, policy, "reader", "read")
-    with pytest.raises(ConfigInvalid, match="known: reader, writer"):
-        check_agent(configuration, policy, "nobody", None)
-    with pytest.raises(ConfigInvalid, match="it has: read"):
-        check_agent(configuration, policy, "reader", "write")
