@@ -56,6 +56,8 @@ class Limits:
     """How long a wire task is followed inside the call of an agent whose era knows none."""
     check_timeout_s: float = 5.0
     """How long an upstream under suspicion may take to answer a ping."""
+    admits: Callable[[str, str], bool] | None = None
+    """Whether an IP address may be connected to for the host of a URL. None: every one may."""
 
 
 class TooBusy(Unreachable):

@@ -181,7 +181,7 @@ async def open_rest(
 ) -> AsyncIterator[RestConnection]:
     """The API with its document read. Raises `Misbehaved` for a document that cannot be."""
     api = Api((), ()) if rest.openapi is None else await anyio.to_thread.run_sync(_read, config.name, rest)
-    client = client or FastClient(limits.connect_timeout_s)
+    client = client or FastClient(limits.connect_timeout_s, admits=limits.admits)
     try:
         yield RestConnection(config, rest, api, client, limits)
     finally:

@@ -145,7 +145,7 @@ async def open_sse(
     config: ServerConfig, listener: Listener, limits: Limits, client: HttpClient | None = None
 ) -> AsyncIterator[SseConnection]:
     """A connection that is initialized. Raises `UpstreamError`."""
-    client = client or FastClient(limits.connect_timeout_s)
+    client = client or FastClient(limits.connect_timeout_s, admits=limits.admits)
     try:
         async with errands() as tasks:
             http = Http(config.name, config.url or "", config.headers, client, tasks, listener, limits)

@@ -179,7 +179,7 @@ async def open_http(
     config: ServerConfig, listener: Listener, limits: Limits, client: HttpClient | None = None
 ) -> AsyncIterator[HttpConnection]:
     """A connection whose era is settled. Raises `UpstreamError`, among them `NotStreamable`."""
-    client = client or FastClient(limits.connect_timeout_s)
+    client = client or FastClient(limits.connect_timeout_s, admits=limits.admits)
     try:
         async with errands() as tasks:
             http = Http(config.name, config.url or "", config.headers, client, tasks, listener, limits)

@@ -15,6 +15,7 @@ from mcp_gateway.config.settings import Settings
 from mcp_gateway.config.upstream_auth import AuthKind
 from mcp_gateway.domain import Kind, Listing
 from mcp_gateway.errors import Unreachable
+from mcp_gateway.netguard import Allowed
 from mcp_gateway.upstreams.connection import Limits as UpstreamLimits
 from mcp_gateway.upstreams.pool import Pool
 from mcp_gateway.wiring.clock import utc_text
@@ -66,6 +67,7 @@ def upstream_limits(settings: Settings) -> UpstreamLimits:
         max_message_bytes=max(usual.max_message_bytes, settings.max_result_bytes + ENVELOPE_BYTES),
         max_answer_bytes=max(usual.max_answer_bytes, 2 * settings.max_result_bytes),
         follow_s=settings.call_timeout_s,
+        admits=Allowed.of(settings.allow_addresses).admits_written,
     )
 
 

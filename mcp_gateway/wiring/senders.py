@@ -21,6 +21,7 @@ from mcp_gateway.models.call import Surroundings
 from mcp_gateway.models.health import Health
 from mcp_gateway.models.sender import ModelSender
 from mcp_gateway.models.shadow import Shadow
+from mcp_gateway.netguard import Allowed
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.decide import decide
 from mcp_gateway.rest.caching import CacheRules, Clocks, RouteCache, Stored
@@ -33,7 +34,7 @@ class Senders:
     """Makes the senders of each snapshot; all of them share one HTTP client."""
 
     def __init__(self, settings: Settings, credential_for: Callable[[Caller, str], Awaitable[Credential]]) -> None:
-        self._client = PlainClient()
+        self._client = PlainClient(admits=Allowed.of(settings.allow_addresses).admits_written)
         self._credential_for = credential_for
         self._max_answer_bytes = settings.max_result_bytes
         self._apis: Mapping[str, Api] = {}
