@@ -119,6 +119,20 @@ class TokenBroker:
         except LoginOver as e:
             raise await self._consent(party, owner, e) from e
 
+    async def credential_if_any(self, caller: Caller, upstream: str) -> Credential | None:
+        """As `credential_for`, for what a person did not ask for: None where they would have to log in.
+
+        Raises `UpstreamError`.
+        """
+        party = self._parties[upstream]
+        held = self._held.get((owner_of(caller, party.auth.kind).id, upstream))
+        if held is not None and self.clock() < held.renew_at:
+            return held.credential
+        try:
+            return (await self._found(party, owner_of(caller, party.auth.kind), login_of(caller))).credential
+        except (LoginOver, LoginNeeded):
+            return None
+
     async def after_refusal(self, caller: Caller, upstream: str, used: Credential, why: Challenge) -> Credential | None:
         """See `domain.Broker`."""
         party = self._parties.get(upstream)

@@ -80,7 +80,8 @@ class ModernDoor:
 
         What no upstream offers goes the long way: it may be a tool of the gateway's own (`discovery`).
         """
-        target = self._gateway.snapshot.catalog.find(Kind.TOOL, message.params["name"])
+        now = self._gateway.snapshot
+        target = now.catalog.find(Kind.TOOL, message.params["name"]) if now.own is None else None
         return self._gateway.is_open and target is not None and not self._mirrored.mirrors_arguments(target)
 
     async def serve_plain(self, scope: Scope, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
@@ -151,7 +152,7 @@ class ModernDoor:
         name, arguments = message.params.get("name"), message.params.get("arguments")
         if message.method != "tools/call" or not isinstance(name, str):
             return None
-        target = self._gateway.snapshot.catalog.find(Kind.TOOL, name)
+        target = self._gateway.snapshot.catalog_for(caller).find(Kind.TOOL, name)
         if target is None or not (self._mirrored.mirrors_arguments(target) or lines.judged(_has_param_headers)):
             return None
         if self._gateway.peek(caller, Kind.TOOL, name) is None:

@@ -11,7 +11,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from mcp_gateway.config.servers import ServerConfig
-from mcp_gateway.domain import NOTHING, Json, Listing, OwnCredentials, Upstream, UpstreamStatus
+from mcp_gateway.domain import NOTHING, Json, Listing, OwnCredentials, UpstreamStatus
 from mcp_gateway.upstreams.connection import Limits, Question
 from mcp_gateway.upstreams.login_tool import with_login
 from mcp_gateway.upstreams.managed import ManagedUpstream, Surroundings
@@ -71,7 +71,7 @@ class Pool:
         await self._tasks.__aexit__(None, None, None)
 
     @property
-    def upstreams(self) -> Mapping[str, Upstream]:
+    def upstreams(self) -> Mapping[str, ManagedUpstream]:
         """Every configured upstream by name, whatever its state, in the order of the configuration."""
         return MappingProxyType(self._upstreams)
 

@@ -63,6 +63,9 @@ class World:
     token_status: int = 0
     """Answer every token request with this status and no JSON."""
     token_error: str = ""
+    own_tools: dict[str, list[str]] = field(default_factory=dict)
+    """Tools by person, beside `whoami`."""
+    own_resources: dict[str, list[str]] = field(default_factory=dict)
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
     """Token requests wait for it."""
     token_requests: list[Json] = field(default_factory=list)
@@ -237,11 +240,18 @@ class World:
     def _result(self, message: Json, given: Given) -> Json:
         done = {"resultType": "complete", "_meta": {}}
         if message["method"] == "server/discover":
-            info = {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, "ttlMs": 0}
+            offered: Json = {"tools": {}, **({"resources": {}} if self.own_resources else {})}
+            info = {"supportedVersions": ["2026-07-28"], "capabilities": offered, "ttlMs": 0}
             return {**done, **info, "cacheScope": "private", "serverInfo": {"name": "world", "version": "1"}}
         if message["method"] == "tools/list":
-            tool = {"name": "whoami", "inputSchema": {"type": "object"}}
-            return {**done, "tools": [tool], "ttlMs": 0, "cacheScope": "private"}
+            names = ["whoami", *self.own_tools.get(given.person, [])]
+            tools = [{"name": name, "inputSchema": {"type": "object"}} for name in names]
+            return {**done, "tools": tools, "ttlMs": 0, "cacheScope": "private"}
+        if message["method"] == "resources/list":
+            uris = self.own_resources.get(given.person, [])
+            return {**done, "resources": [{"uri": uri, "name": uri} for uri in uris], "ttlMs": 0}
+        if message["method"] == "resources/templates/list":
+            return {**done, "resourceTemplates": [], "ttlMs": 0}
         self.called_by.append(given.person)
         return {**done, "content": [{"type": "text", "text": given.person}], "isError": False}
 
