@@ -71,6 +71,8 @@ class AuthConfig:
     """Whose lists everybody sees: a person or an agent. Empty: each sees their own."""
     list_before_login: bool = True
     """Whether those who have no login yet see the tools and prompts that somebody else was listed."""
+    dpop: bool = False
+    """Whether tokens are to be bound to a key of ours though nobody requires it."""
     audience: str = ""
     token: SecretRef | None = field(default=None, repr=False)
     """The assertion or subject token, where it is not the caller's own."""
@@ -121,6 +123,7 @@ def _read_kind(kind: AuthKind, table: Table, secrets: Secrets) -> AuthConfig:
         kind=kind,
         client=client,
         scopes=table.texts("scopes"),
+        dpop=table.flag("dpop", False),
         client_metadata_url=_metadata_url(table) if is_oauth else "",
         list_as=(table.text("list_as") or "") if is_oauth else "",
         list_before_login=table.flag("list_before_login", True) if is_oauth else True,

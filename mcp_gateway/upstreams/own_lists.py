@@ -29,13 +29,13 @@ MAX_BYTES: Final = 256 * 1024 * 1024
 """Of all lists together, as JSON. The one that was used least recently gives way."""
 
 WAIT_S: Final = 5.0
-"""How long a list waits for a person's own one that nobody has asked for yet."""
+"""How long lists wait for a person's own one that nobody has asked for yet, from when it is asked for."""
 
 REFRESH_S: Final = 300.0
 CHANGED_S: Final = 1.0
 """How old a list is before it is asked for again: usually, and once its upstream has said that something changed."""
 
-FAILED_S: Final = 5.0
+FAILED_S: Final = 30.0
 NOBODY_S: Final = 2.0
 """How long to leave it alone where the upstream gave none, or there is no login."""
 
@@ -85,7 +85,8 @@ class OwnLists:
         self._reached: dict[str, str] = {}
         self._own: dict[Key, OwnList] = {}
         self._bytes = 0
-        self._fetching: dict[Key, asyncio.Task[None]] = {}
+        self._fetching: dict[Key, tuple[asyncio.Task[None], float]] = {}
+        """With the time at which it began."""
         self._not_before: dict[Key, float] = {}
         self._waiting: dict[Key, Caller] = {}
         self._unwritten: dict[Key, ListRow | None] = {}
@@ -155,7 +156,7 @@ class OwnLists:
                 await self._flush()
                 await asyncio.sleep(WRITE_EVERY_S)
         finally:
-            for task in self._fetching.values():
+            for task, _ in self._fetching.values():
                 task.cancel()
             with anyio.CancelScope(shield=True):
                 await self._flush()
@@ -167,13 +168,18 @@ class OwnLists:
         own, now = self._own.get(key), asyncio.get_running_loop().time()
         if own is not None and not self._is_stale(name, own, now):
             return None
-        task = self._fetching.get(key)
-        if task is None:
-            if now < self._not_before.get(key, 0.0):
-                return None
-            task = self._fetching[key] = asyncio.create_task(self._fetch(key, caller))
-            task.add_done_callback(lambda _: self._fetching.pop(key, None))
-        return task if own is None or own.fetched_at < 0 else None
+        if key not in self._fetching and now < self._not_before.get(key, 0.0):
+            return None
+        task, began_at = self._fetching.get(key) or self._begun(key, caller, now)
+        has_none = own is None or own.fetched_at < 0
+        # An upstream that hangs costs the first lists a moment, and not each of them.
+        return task if has_none and now < began_at + WAIT_S else None
+
+    def _begun(self, key: Key, caller: Caller, now: float) -> tuple[asyncio.Task[None], float]:
+        task = asyncio.create_task(self._fetch(key, caller))
+        task.add_done_callback(lambda _: self._fetching.pop(key, None))
+        self._fetching[key] = task, now
+        return task, now
 
     def _is_stale(self, name: str, own: OwnList, now: float) -> bool:
         upstream, age_s = self._around.upstreams().get(name), now - own.fetched_at

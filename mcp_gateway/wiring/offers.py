@@ -92,7 +92,7 @@ def for_everybody(listing: Listing, servers: Sequence[ServerConfig]) -> Listing:
     if server is None or server.auth is None or not is_personal or server.auth.list_as:
         return listing
     if not server.auth.list_before_login:
-        return replace(listing, tools=(LOGIN_TOOL,), prompts=(), resources=(), templates=(), instructions="")
+        return replace(listing, tools=(LOGIN_TOOL,), prompts=(), resources=(), templates=())
     return replace(listing, resources=())
 
 

@@ -129,7 +129,7 @@ class Running:
         self._schemas = Schemas()
         self.judges = Judges(configuration.settings.allow_addresses)
         self._content = self.judges.content(configuration.detectors)
-        limits = upstream_limits(configuration.settings)
+        limits = replace(upstream_limits(configuration.settings), prove=lambda *asked: self.broker.prove(*asked))
         settings = configuration.settings
         self.broker = broker_of(configuration, self._pages_for, self._note_login)
         self.broker.note = lambda upstream, agent, what: audit.note("login", upstream, agent=agent, reason=what)
@@ -160,7 +160,7 @@ class Running:
         self._by_person: Mapping[str, AuthKind] = {}
         self._own: OwnCatalogs | None = None
         self._apply_by_person(configuration.servers)
-        self.senders = Senders(settings, self.broker.credential_for)
+        self.senders = Senders(settings, self.broker.credential_for, self.broker.prove)
         self.budgets = Budgets(settings.state, utc_now)
         self.transactions = Transactions(settings.state, utc_now, settings.approval_wait_s, self._note_asking)
         lock_file = lock_path(configuration.path)

@@ -99,7 +99,7 @@ async def test_a_list_is_asked_for_again_once_it_may_have_changed_while_the_old_
         w.upstream.changes += 1
         assert await w.names("alice") == ["of_alice"]
         w.upstream.may_answer.set()
-        await asyncio.wait(list(w.lists._fetching.values()))
+        await asyncio.wait([task for task, _ in w.lists._fetching.values()])
         [(_, _, own)] = w.lists.of(Caller("bot", "work", "alice"))
         assert own.listing.tools[0]["n"] == 1
         assert not own.is_first
@@ -138,3 +138,16 @@ async def test_the_list_that_was_used_least_recently_gives_way(tmp_path: Path, m
             await w.names(str(n))
         assert [key[1] for key in w.lists._own] == ["2", "3"]
         assert w.lists._bytes == sum(own.size for own in w.lists._own.values())
+
+
+async def test_an_upstream_that_hangs_costs_the_first_list_a_moment_and_not_every_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_lists, "WAIT_S", 0.05)
+    async with world(tmp_path) as w:
+        w.upstream.may_answer.clear()
+        assert await w.names("alice") == []
+        with anyio.fail_after(5):
+            for _ in range(1000):
+                assert await w.names("alice") == []
+        assert w.upstream.asked == ["alice"]
