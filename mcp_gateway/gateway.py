@@ -109,6 +109,10 @@ class Own(Protocol):
         """What exists for this caller."""
         ...
 
+    def differs(self, upstream: str) -> bool:
+        """Whether an upstream may list something else to each person."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:

@@ -81,8 +81,10 @@ class ModernDoor:
         What no upstream offers goes the long way: it may be a tool of the gateway's own (`discovery`).
         """
         now = self._gateway.snapshot
-        target = now.catalog.find(Kind.TOOL, message.params["name"]) if now.own is None else None
-        return self._gateway.is_open and target is not None and not self._mirrored.mirrors_arguments(target)
+        target = now.catalog.find(Kind.TOOL, message.params["name"])
+        if target is None or (now.own is not None and now.own.differs(target.upstream)):
+            return False
+        return self._gateway.is_open and not self._mirrored.mirrors_arguments(target)
 
     async def serve_plain(self, scope: Scope, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
         """Answer a tool call that `plain` has recognised; its agent cannot be asked anything."""

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
@@ -94,7 +94,7 @@ class OwnLists:
         self._is_dirty = asyncio.Event()
 
     @property
-    def upstreams(self) -> Iterable[str]:
+    def upstreams(self) -> Collection[str]:
         """Those whose lists differ by person; mostly none."""
         return self._reached
 

@@ -91,6 +91,11 @@ class Pool:
                 found[name] = self._with_login(name, found.get(name))
         return tuple(found.values())
 
+    def with_login_tool(self, listing: Listing) -> Listing:
+        """One person's list, with the login tool while they may be in the middle of calling it."""
+        upstream = self._upstreams.get(listing.upstream)
+        return with_login(listing) if upstream is not None and upstream.offers_login else listing
+
     def _with_login(self, name: str, listing: Listing | None) -> Listing:
         """The same object for the same list: whoever compares lists by identity sees no change."""
         made = self._made.get(name)

@@ -37,8 +37,11 @@ class OwnCatalogs:
         pins: PinBook,
         trust: Mapping[str, Trust],
         build: Callable[[Mapping[str, Listing]], Catalog],
+        completed: Callable[[Listing], Listing] = lambda listing: listing,
     ) -> None:
-        """`listings`: what `shared` was built of; `build` makes a catalog of others in their place."""
+        """`listings`: what `shared` was built of; `build` makes a catalog of others in their place; `completed`: one
+        person's list with what of it is the gateway's own, behind the pins."""
+        self._completed = completed
         self._shared, self._listings, self._lists = shared, listings, lists
         self._pins, self._trust, self._build = pins, trust, build
         self._seen: tuple[int, Lock] = (-1, pins.lock)
@@ -61,9 +64,14 @@ class OwnCatalogs:
         if found is None:
             if len(self._by_caller) >= MAX_CALLERS:
                 self._by_caller.clear()
+                self._digests.clear()
             self._by_caller[who], found = self._made(caller)
         self._seen = self._lists.version, self._pins.lock
         return found
+
+    def differs(self, upstream: str) -> bool:
+        """Whether an upstream may list something else to each person."""
+        return upstream in self._lists.upstreams
 
     def is_of(self, shared: Catalog) -> bool:
         """Whether these are still the ones that go with a catalog."""
@@ -73,7 +81,8 @@ class OwnCatalogs:
         own: dict[str, Listing] = {}
         for name, owner, each in self._lists.of(caller):
             trust = self._trust.get(name, "first-use")
-            own[name] = self._pins.sift_own(owner, each.listing, trust, is_new=each.is_first).listing
+            sifted = self._pins.sift_own(owner, each.listing, trust, is_new=each.is_first)
+            own[name] = self._completed(sifted.listing)
         differing = {name: listing for name, listing in own.items() if not self._is_shared(listing)}
         key = tuple(sorted((name, self._digest(listing)) for name, listing in differing.items()))
         found = self._by_lists.pop(key, None) or self._build({**self._listings, **differing})

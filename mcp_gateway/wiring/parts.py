@@ -415,7 +415,8 @@ class Running:
 
             shared = {listing.upstream: for_everybody(listing, servers) for listing in offered}
             trust = {server.name: server.trust for server in servers}
-            self._own = OwnCatalogs(catalog, shared, self.own_lists, self.pins, trust, built)
+            completed = self.pool.with_login_tool
+            self._own = OwnCatalogs(catalog, shared, self.own_lists, self.pins, trust, built, completed)
         return self._own
 
     def _snapshot(self) -> Snapshot:

@@ -86,6 +86,14 @@ async def test_each_person_is_listed_their_own_tools_and_resources_and_can_call_
                 await call(parts, person, others)
 
 
+async def test_the_login_tool_can_be_called_once_more_by_whoever_it_sent_to_log_in(tmp_path: Path) -> None:
+    async with world(own_tools={"alice": ["a"]}) as w, running_in(tmp_path, files_for(w)) as parts:
+        assert await listed(parts, "alice") == {"login"}
+        await person_logs_in(parts, "alice")
+        await lists_now(parts, "alice", {"whoami", "a"})
+        assert (await call(parts, "alice", "login")).status is OutcomeStatus.OK
+
+
 async def test_a_list_is_kept_over_a_restart_whether_or_not_the_upstream_is_there(tmp_path: Path) -> None:
     async with world(own_tools={"alice": ["close_books"]}, own_resources={"alice": ["note://alice"]}) as w:
         async with running_in(tmp_path, files_for(w)) as parts:
