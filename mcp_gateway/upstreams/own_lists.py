@@ -261,7 +261,8 @@ class OwnLists:
 
 def _written(listing: Listing) -> bytes:
     plain = {each.name: getattr(listing, each.name) for each in fields(Listing)}
-    return jsonrpc.dump({**plain, "extensions": sorted(listing.extensions), "capabilities": dict(listing.capabilities)})
+    mappings = {"capabilities": dict(listing.capabilities), "notes": dict(listing.notes)}
+    return jsonrpc.dump({**plain, **mappings, "extensions": sorted(listing.extensions)})
 
 
 def _read(row: ListRow) -> Listing | None:
