@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from time import perf_counter
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from anyio import CancelScope
 
@@ -98,6 +98,22 @@ MAX_CALLS_PER_AGENT: Final = 1_000
 """Calls of one agent under way at once: what its upstreams leave unanswered must not take all places there are."""
 
 
+class Own(Protocol):
+    """What exists for each caller, where upstreams list something else to each person."""
+
+    async def prepare(self, caller: Caller) -> None:
+        """Have what is listed to this caller, if that can be had in a moment."""
+        ...
+
+    def catalog(self, caller: Caller) -> Catalog:
+        """What exists for this caller."""
+        ...
+
+    def differs(self, upstream: str) -> bool:
+        """Whether an upstream may list something else to each person."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
     """What a request is judged by and served from: replaced as a whole, never edited."""
@@ -114,6 +130,8 @@ class Snapshot:
     """The protocol extensions that some upstream offers and we can carry."""
     after_refusal: Callable[[Caller, str, Credential, Challenge], Awaitable[Credential | None]] | None = None
     """See `domain.Broker`; None: no credential is better than the one there is."""
+    own: Own | None = None
+    """None: what exists is the same for everybody."""
     lists: dict[tuple[str | None, Kind], tuple[Target, ...]] = field(default_factory=dict)
     """What everybody on a task sees, for tasks without conditions: filled by whoever asks first, never edited."""
     senders: Mapping[Kind, Sender] = field(default_factory=dict)
@@ -122,6 +140,10 @@ class Snapshot:
     """Who answers for the agent's side, by the upstream that asks; most are not among them."""
     held: frozenset[tuple[Kind, str]] = frozenset()
     """Public names that wait for review: to agents unknown, in the audit held back."""
+
+    def catalog_for(self, caller: Caller) -> Catalog:
+        """What exists for this caller."""
+        return self.catalog if self.own is None else self.own.catalog(caller)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +224,7 @@ class Gateway:
             await self.opened()
         began_at = perf_counter()
         now = self._snapshot
-        target = _target_of(now.catalog, request)
+        target = _target_of(now.catalog_for(caller), request)
         decision, wanted = self._decided(now, caller, request, target)
         held: Held | None = None
         if decision.terms is not None:  # limits, order, approvals, flows, a task's budget: most calls have none
@@ -266,7 +288,7 @@ class Gateway:
         False too where the resource is another upstream's: nobody announces changes of what is not theirs.
         """
         now = self._snapshot
-        target = _target_of(now.catalog, request)
+        target = _target_of(now.catalog_for(caller), request)
         is_its_own = target is not None and target.upstream == upstream
         return is_its_own and decide(now.policy, caller, request, target, self._clock()).allowed
 
@@ -281,7 +303,7 @@ class Gateway:
 
     async def list(self, caller: Caller, request: Request, start: int = 0) -> Page:
         """What of one kind this caller may see, from `start` on, written down as one entry."""
-        await self.opened()
+        await self._prepared(caller)
         targets = self.visible(caller, request.kind, request.era, request.transport)
         end = start + self._page_size
         decision = Decision(Effect.ALLOWED, Reason.LIST, policy_version=self._snapshot.policy.version)
@@ -291,7 +313,7 @@ class Gateway:
 
     async def search(self, caller: Caller, request: Request, choose: Choose) -> Sequence[Target]:
         """What `choose` picks of the tools this caller may see, written down as one entry like a list."""
-        await self.opened()
+        await self._prepared(caller)
         visible = self.visible(caller, request.kind, request.era, request.transport)
         chosen = choose(visible)
         decision = Decision(Effect.ALLOWED, Reason.LIST, policy_version=self._snapshot.policy.version)
@@ -303,7 +325,7 @@ class Gateway:
         """One target that this caller may see, written down. Raises `NotAvailable`."""
         await self.opened()
         await self._decide_at_once(caller, request, OutcomeStatus.OK)
-        target = self._snapshot.catalog.find(request.kind, request.name)
+        target = self._snapshot.catalog_for(caller).find(request.kind, request.name)
         if target is None:  # the catalog was replaced meanwhile
             raise NotAvailable(request.name, self._snapshot.policy.refusal(Reason.UNKNOWN_TARGET))
         return target
@@ -313,11 +335,12 @@ class Gateway:
     ) -> tuple[Target, ...]:
         """Everything of one kind that some call of this caller, come this way, could be allowed; in catalog order."""
         now, at = self._snapshot, self._clock()
-        is_shared = sees_what_its_task_sees(now.policy, caller, at)
+        catalog = now.catalog_for(caller)
+        is_shared = catalog is now.catalog and sees_what_its_task_sees(now.policy, caller, at)
         found = now.lists.get((caller.task, kind)) if is_shared else None
         if found is None:
             request = Request("", Verb.LIST, "", kind, "", {}, era, transport)
-            found = tuple(t for t in now.catalog.targets(kind) if decide(now.policy, caller, request, t, at).visible)
+            found = tuple(t for t in catalog.targets(kind) if decide(now.policy, caller, request, t, at).visible)
             if is_shared:
                 now.lists[caller.task, kind] = found
         return found
@@ -325,9 +348,15 @@ class Gateway:
     def peek(self, caller: Caller, kind: Kind, name: str) -> Target | None:
         """The target of that name if this caller may see it; nothing is asked and nothing written down."""
         now = self._snapshot
-        target = now.catalog.find(kind, name)
+        target = now.catalog_for(caller).find(kind, name)
         request = Request("", Verb.LIST, "", kind, name, {})
         return target if decide(now.policy, caller, request, target, self._clock()).visible else None
+
+    async def _prepared(self, caller: Caller) -> None:
+        """Wait until requests are let in, and for what is listed to this caller alone."""
+        await self.opened()
+        if self._snapshot.own is not None:
+            await self._snapshot.own.prepare(caller)
 
     async def _reserve(
         self, caller: Caller, request: Request, target: Target | None, decision: Decision, reply: Reply
@@ -380,7 +409,7 @@ class Gateway:
     async def _decide_at_once(self, caller: Caller, request: Request, allowed: OutcomeStatus) -> None:
         """Decide a request for which no upstream is asked, and write it down with what became of it."""
         now = self._snapshot
-        target = _target_of(now.catalog, request)
+        target = _target_of(now.catalog_for(caller), request)
         decision = _in_full(now, request, decide(now.policy, caller, request, target, self._clock()))
         status = allowed if decision.allowed else OutcomeStatus.REFUSED
         await self._audit.record(caller, request, target, decision, Outcome(status))

@@ -92,6 +92,32 @@ class Allowed:
             return True
         return is_public(found) or any(found in network for network in self.networks)
 
+    def admits_written(self, address: str, host: str) -> bool:
+        """Whether `address` may be connected to for a URL with `host` that the operator wrote.
+
+        An address in a URL is what they meant, and `localhost` is this machine. What a name leads to is said by
+        whoever answers for it, at the moment of asking: only to public addresses, or where `allow_addresses` says.
+
+        >>> Allowed().admits_written("10.0.0.7", "10.0.0.7"), Allowed().admits_written("10.0.0.7", "crm.example")
+        (True, False)
+        """
+        if host.lower() == "localhost":
+            return ip_address(address).is_loopback
+        return is_address(host) or self.admits(address, host)
+
+
+def is_address(host: str) -> bool:
+    """Whether the host of a URL is an address, in the one usual way of writing them.
+
+    >>> is_address("127.0.0.1"), is_address("127.1"), is_address("crm.example")
+    (True, False, False)
+    """
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
 
 def is_public(address: Address) -> bool:
     """Whether an address belongs to the public internet, whatever it is translated to on the way.

@@ -40,6 +40,27 @@ def test_what_an_operator_allows_is_admitted_and_nothing_beside_it() -> None:
     assert not allowed.admits("192.168.0.1", "other.internal")
 
 
+@pytest.mark.parametrize("address", [each for each in NOT_PUBLIC if each and " " not in each])
+def test_an_address_that_the_operator_wrote_is_what_they_meant_and_none_that_a_name_leads_to(address: str) -> None:
+    assert Allowed().admits_written(address, address)
+    assert not Allowed().admits_written(address, "crm.example")
+
+
+def test_a_name_the_operator_wrote_may_lead_where_they_allowed_it_to() -> None:
+    allowed = Allowed.of(["10.0.0.0/8", "idp.internal"])
+    assert allowed.admits_written("10.1.1.1", "crm.internal")
+    assert not allowed.admits_written("192.168.1.1", "crm.internal")
+    assert allowed.admits_written("192.168.1.1", "idp.internal")
+    assert allowed.admits_written("9.9.9.9", "crm.example")
+    assert not allowed.admits_written("127.0.0.1", "127.1")
+
+
+def test_localhost_is_this_machine_and_nothing_else() -> None:
+    assert Allowed().admits_written("::1", "localhost") and Allowed().admits_written("127.0.0.1", "LOCALHOST")
+    assert not Allowed().admits_written("10.0.0.1", "localhost")
+    assert not Allowed().admits_written("9.9.9.9", "localhost")
+
+
 @pytest.mark.parametrize("entry", ["10.0.0.1/8", "*", "", "a b", "http://idp", "10.0.0", "idp:80", "-a"])
 def test_an_entry_that_is_neither_network_nor_name_is_a_complaint(entry: str) -> None:
     with pytest.raises(ValueError, match="neither"):

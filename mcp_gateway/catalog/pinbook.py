@@ -27,6 +27,8 @@ WRITE_EVERY_S: Final = 0.5
 """An upstream that changes what it offers all the time must not keep the disk busy."""
 MAX_NOTED: Final = 2_000
 """Held definitions of one upstream that get a row of their own in the audit."""
+MAX_PEOPLE: Final = 1_000
+"""People whose lists are remembered, and of one upstream those who may have pins of their own by first use."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -42,7 +44,9 @@ class PinBook:
         """In force."""
         self._lock_file, self._state, self._now = lock_file, state, now
         self._sifted: dict[str, tuple[Listing, UpstreamPins | None, Trust, Sifted]] = {}
-        self._fresh: dict[str, dict[str, Pin]] = {}
+        self._own: dict[tuple[str, str], tuple[Listing, UpstreamPins | None, Trust, Sifted]] = {}
+        self._fresh: dict[tuple[str, str], dict[str, Pin]] = {}
+        """By upstream and person, or nobody."""
         self._noted: set[tuple[str, str, str]] = set()
         self._count: Counter[str] = Counter()
         self._news: list[Held] = []
@@ -52,15 +56,33 @@ class PinBook:
     @property
     def held(self) -> tuple[Held, ...]:
         """Everything that waits for review now."""
-        return tuple(held for *_, sifted in self._sifted.values() for held in sifted.held)
+        parted = (*self._sifted.values(), *self._own.values())
+        return tuple(held for *_, sifted in parted for held in sifted.held)
 
     def sift(self, listings: Mapping[str, Listing], trust: Mapping[str, Trust]) -> Mapping[str, Sifted]:
         """Part every listing; one that is as it was is not looked at again."""
         self._sifted = {
             name: self._sift(name, listing, trust.get(name, "first-use")) for name, listing in listings.items()
         }
+        self._own = {key: parted for key, parted in self._own.items() if key[0] in trust}
         self._take_note()
         return {name: sifted for name, (*_, sifted) in self._sifted.items()}
+
+    def sift_own(self, person: str, listing: Listing, trust: Trust, *, is_new: bool) -> Sifted:
+        """Part what an upstream lists to one person: judged by their own pins, and where there are none by those of
+        the list that everybody gets. `is_new`: no list of theirs was known before."""
+        name = listing.upstream
+        pins, known = self.lock.of(name), self._own.pop((name, person), None)
+        if known is None or known[0] is not listing or known[1] is not pins or known[2] != trust:
+            people = {} if pins is None else pins.people
+            is_first = is_new and person not in people and len(people) < MAX_PEOPLE
+            sifted = sift(pins, listing, trust, self._now(), person, is_first=is_first)
+            known = listing, self._approved_first(name, pins, sifted, person), trust, sifted
+        self._own[name, person] = known
+        if len(self._own) > MAX_PEOPLE:
+            self._own.pop(next(iter(self._own)))
+        self._take_note()
+        return known[3]
 
     def reload(self) -> str:
         """Take over what servers.lock says now; tells what that changed, or nothing. Raises `ConfigInvalid`."""
@@ -97,11 +119,16 @@ class PinBook:
         if known is not None and known[0] is listing and known[1] is pins and known[2] == trust:
             return known
         sifted = sift(pins, listing, trust, self._now())
-        if sifted.fresh:
-            pins = by_first_use(pins, sifted.fresh)
-            self.lock = self.lock.with_upstream(name, pins)
-            self._fresh.setdefault(name, {}).update(sifted.fresh)
-        return listing, pins, trust, sifted
+        return listing, self._approved_first(name, pins, sifted, ""), trust, sifted
+
+    def _approved_first(self, name: str, pins: UpstreamPins | None, sifted: Sifted, person: str) -> UpstreamPins | None:
+        """The pins with those that a first list has brought, in force from now on."""
+        if not sifted.fresh:
+            return pins
+        pins = by_first_use(pins, sifted.fresh, person)
+        self.lock = self.lock.with_upstream(name, pins)
+        self._fresh.setdefault((name, person), {}).update(sifted.fresh)
+        return pins
 
     def _take_note(self) -> None:
         held = self.held
@@ -115,7 +142,7 @@ class PinBook:
         if self._fresh or self._news or held != self._written:
             self._is_dirty.set()
 
-    def _write(self, fresh: Mapping[str, Mapping[str, Pin]], held: tuple[Held, ...]) -> None:
+    def _write(self, fresh: Mapping[tuple[str, str], Mapping[str, Pin]], held: tuple[Held, ...]) -> None:
         if fresh:
             update_lock(self._lock_file, lambda lock: _with_fresh(lock, fresh))
         if held != self._written:
@@ -140,9 +167,9 @@ def held_now(state: Path) -> tuple[Held, ...]:
     )
 
 
-def _with_fresh(lock: Lock, fresh: Mapping[str, Mapping[str, Pin]]) -> Lock:
-    for name, pins in fresh.items():
-        lock = lock.with_upstream(name, by_first_use(lock.of(name), pins))
+def _with_fresh(lock: Lock, fresh: Mapping[tuple[str, str], Mapping[str, Pin]]) -> Lock:
+    for (name, person), pins in fresh.items():
+        lock = lock.with_upstream(name, by_first_use(lock.of(name), pins, person))
     return lock
 
 

@@ -103,11 +103,24 @@ def key_of(target: str) -> tuple[str, str]:
     return upstream, f"{kind}:{name}"
 
 
-def sift(pins: UpstreamPins | None, listing: Listing, trust: Trust, at: str, person: str = "") -> Sifted:
-    """Part a listing into what may be served and what waits; `at` is the time for pins made by first use."""
+def sift(
+    pins: UpstreamPins | None,
+    listing: Listing,
+    trust: Trust,
+    at: str,
+    person: str = "",
+    *,
+    is_first: bool | None = None,
+) -> Sifted:
+    """Part a listing into what may be served and what waits; `at` is the time for pins made by first use.
+
+    `is_first`: whether it is the first list of this upstream, or of `person` there; None: if nothing is pinned.
+    """
     if trust == "any":
         return Sifted(listing)
     sieve = _Sieve(pins, listing, trust, at, person)
+    if is_first is not None:
+        sieve.is_first = is_first and trust == "first-use"
     kept: dict[str, Any] = {
         member: tuple(sieve.keep(kind, getattr(listing, member), name)) for kind, member, name in _LISTS
     }
@@ -123,7 +136,7 @@ class _Sieve:
         self.held: list[Held] = []
         self.fresh: dict[str, Pin] = {}
         self._pins = pins or UpstreamPins()
-        self._is_first = pins is None and trust == "first-use"
+        self.is_first = pins is None and trust == "first-use"
         self._is_unknown = pins is None
         self._upstream, self._at, self._person = listing.upstream, at, person
         offered = {f"{kind}:{raw.get(name)}" for kind, member, name in _LISTS for raw in getattr(listing, member)}
@@ -162,14 +175,14 @@ class _Sieve:
             return False
         if key.startswith(f"{_UNPINNED}:"):
             return True
-        return self._is_first
+        return self.is_first
 
     def _why(self, key: str, pin: Pin | None, raw: Json, sha256: str, signals: tuple[str, ...]) -> tuple[Why, str]:
         if sha256 in self._pins.rejected.get(key, ()):
             return Why.REJECTED, ""
         if pin is not None:
             return Why.CHANGED, ""
-        if signals and (self._is_first or key.startswith(f"{_UNPINNED}:")):
+        if signals and (self.is_first or key.startswith(f"{_UNPINNED}:")):
             return Why.FLAGGED, ""
         if (before := self._gone.get(_body(raw))) is not None:
             return Why.RENAMED, written(self._upstream, before)

@@ -20,6 +20,7 @@ class Code(StrEnum):
     STDIO_EXIT = "GW-STDIO-EXIT"
     NET_DNS = "GW-NET-DNS"
     NET_REFUSED = "GW-NET-REFUSED"
+    NET_ADDRESS = "GW-NET-ADDRESS"
     NET_TLS = "GW-NET-TLS"
     UPSTREAM_LOGIN = "GW-UPSTREAM-LOGIN"
     UPSTREAM_HTTP = "GW-UPSTREAM-HTTP"
@@ -74,6 +75,13 @@ FAULTS: Final[dict[Code, Fault]] = {
         "fault",
         "Nobody listens at the address of a server's `url`, or a firewall is in between.",
         "Start the server, or correct host and port of its `url`.",
+    ),
+    Code.NET_ADDRESS: Fault(
+        "fault",
+        "The host name in a server's `url` leads to an address that is not public (loopback, private, link-local, a "
+        "cloud's metadata service), so nothing was sent there.",
+        "If that is where the server is, name the host or its network in `allow_addresses` in `[gateway]`, or write "
+        "the address itself into the `url`.",
     ),
     Code.NET_TLS: Fault(
         "fault",

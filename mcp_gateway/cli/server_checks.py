@@ -22,6 +22,7 @@ from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.credentials.owners import name_of
 from mcp_gateway.credentials.standing import State
 from mcp_gateway.errors import OperatorError, UpstreamError
+from mcp_gateway.upstreams.fast_wire import REFUSED_ADDRESS
 
 CONNECT_S: Final = 5.0
 AT_ONCE: Final = 8
@@ -112,6 +113,8 @@ async def _diagnosed(patient: Patient, server: ServerConfig, tried: Tried) -> Fi
     if "credentials" in said:
         fix = f"renew its credential in {shown(server.at)}; until then:"
         return found(Code.UPSTREAM_LOGIN, about, said, fix, off)
+    if REFUSED_ADDRESS in said:
+        return await anyio.to_thread.run_sync(_led_astray, server, said, off)
     if server.url and ("connected to" in said or "not answered" in said):
         code, why = await anyio.to_thread.run_sync(_looked_at, server.url)
         if code is not None:
@@ -127,6 +130,18 @@ async def _diagnosed(patient: Patient, server: ServerConfig, tried: Tried) -> Fi
     if not is_babble and ("answer" in said or "in time" in said):
         return found(Code.UPSTREAM_SILENT, about, said, "see what it waits for by hand; until then:", off)
     return found(Code.UPSTREAM_NOT_MCP, about, said, "is it an MCP server? until it is one:", off)
+
+
+def _led_astray(server: ServerConfig, said: str, off: str) -> Finding:
+    """A name that leads where the gateway does not go by itself."""
+    host = urlsplit(server.url or "").hostname or ""
+    try:
+        addresses = dict.fromkeys(str(place[0]) for *_, place in socket.getaddrinfo(host, None))
+    except OSError:
+        addresses = {}
+    leads = f"{host} leads to {', '.join(addresses)}, which is not public" if host and addresses else said
+    fix = f'if it is to be asked there, add allow_addresses = ["{host or "HOST"}"] to [gateway]; until then:'
+    return found(Code.NET_ADDRESS, f"server {server.name}", leads, fix, off)
 
 
 def _looked_at(url: str) -> tuple[Code | None, str]:

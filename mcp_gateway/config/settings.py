@@ -61,7 +61,7 @@ class Settings:
     vault_keys: tuple[str, ...] = ()
     """Where the keys are that seal the vault (see `credentials/vault_keys`); empty: a file in `state`."""
     allow_addresses: tuple[str, ...] = ()
-    """Networks and host names beyond the public internet from which keys, metadata and tokens may be fetched."""
+    """Networks and host names beyond the public internet that names may lead to, wherever the gateway connects to."""
     max_body_bytes: int = 4 * MIB
     max_header_bytes: int = 64 * 1024
     max_result_bytes: int = 16 * MIB

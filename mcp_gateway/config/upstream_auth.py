@@ -68,7 +68,11 @@ class AuthConfig:
     client_metadata_url: str = ""
     """Where our client metadata document stands, for authorization servers that take its URL for a client id."""
     list_as: str = ""
-    """Whose lists everybody sees: a person or an agent. Empty: whoever logged in last, and only tools and prompts."""
+    """Whose lists everybody sees: a person or an agent. Empty: each sees their own."""
+    list_before_login: bool = True
+    """Whether those who have no login yet see the tools and prompts that somebody else was listed."""
+    dpop: bool = False
+    """Whether tokens are to be bound to a key of ours though nobody requires it."""
     audience: str = ""
     token: SecretRef | None = field(default=None, repr=False)
     """The assertion or subject token, where it is not the caller's own."""
@@ -119,8 +123,10 @@ def _read_kind(kind: AuthKind, table: Table, secrets: Secrets) -> AuthConfig:
         kind=kind,
         client=client,
         scopes=table.texts("scopes"),
+        dpop=table.flag("dpop", False),
         client_metadata_url=_metadata_url(table) if is_oauth else "",
         list_as=(table.text("list_as") or "") if is_oauth else "",
+        list_before_login=table.flag("list_before_login", True) if is_oauth else True,
         audience=(table.text("audience") or "") if is_exchange else "",
         token=_token(kind, table, secrets),
         idp=_idp(table, idp, secrets) if kind is AuthKind.ID_JAG else ClientAuth(),

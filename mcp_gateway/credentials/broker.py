@@ -13,8 +13,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from joserfc.jwk import ECKey
+
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.config.upstream_auth import AuthKind
+from mcp_gateway.credentials import dpop
 from mcp_gateway.credentials.challenges import BearerChallenge
 from mcp_gateway.credentials.clients import Clients
 from mcp_gateway.credentials.consents import Consents
@@ -82,6 +85,8 @@ class TokenBroker:
     _held: dict[Key, Held] = field(default_factory=dict)
     _finding: dict[Key, asyncio.Task[Held]] = field(default_factory=dict)
     _not_before: dict[Key, float] = field(default_factory=dict)
+    _bound: dict[str, ECKey] = field(default_factory=dict, repr=False)
+    """The keys of tokens that are bound to one."""
 
     def __post_init__(self) -> None:
         self._clients = Clients(self.vault, self.public_url)
@@ -118,6 +123,25 @@ class TokenBroker:
             return (await self._found(party, owner, login_of(caller))).credential
         except LoginOver as e:
             raise await self._consent(party, owner, e) from e
+
+    def prove(self, token: str, method: str, url: str, nonce: str) -> str:
+        """The DPoP proof for one request with a token that was handed out; empty: it is bound to no key of ours."""
+        key = self._bound.get(token)
+        return "" if key is None else dpop.proof(key, method, url, self.clock(), token=token, nonce=nonce)
+
+    async def credential_if_any(self, caller: Caller, upstream: str) -> Credential | None:
+        """As `credential_for`, for what a person did not ask for: None where they would have to log in.
+
+        Raises `UpstreamError`.
+        """
+        party = self._parties[upstream]
+        held = self._held.get((owner_of(caller, party.auth.kind).id, upstream))
+        if held is not None and self.clock() < held.renew_at:
+            return held.credential
+        try:
+            return (await self._found(party, owner_of(caller, party.auth.kind), login_of(caller))).credential
+        except (LoginOver, LoginNeeded):
+            return None
 
     async def after_refusal(self, caller: Caller, upstream: str, used: Credential, why: Challenge) -> Credential | None:
         """See `domain.Broker`."""
@@ -273,7 +297,7 @@ class TokenBroker:
         now = self.clock()
         if party.auth.kind is not AuthKind.OAUTH:
             token = await obtained(party, self._clients, login)
-            return self._hold(owner.id, party.name, token.access_token, token.expires_at, now)
+            return self._hold(owner.id, party.name, token.access_token, token.expires_at, now, token.key)
         kept = await self.vault.login(owner.id, party.name)
         if kept is None or kept.is_over:
             raise LoginOver(kept.row.last_error if kept is not None else "")
@@ -366,15 +390,21 @@ class TokenBroker:
 
     def _hold_login(self, login: Login) -> Held:
         row = login.row
-        held = self._hold(row.owner, row.upstream, login.access_token, row.expires_at, row.obtained_at)
+        held = self._hold(row.owner, row.upstream, login.access_token, row.expires_at, row.obtained_at, login.key)
         held.login = login
         return held
 
-    def _hold(self, owner: str, upstream: str, token: str, expires_at: float | None, obtained_at: float) -> Held:
+    def _hold(
+        self, owner: str, upstream: str, token: str, expires_at: float | None, obtained_at: float, key: str = ""
+    ) -> Held:
         now = self.clock()
         ends_at = now + UNKNOWN_END_S if expires_at is None else expires_at
         ahead_s = min(RENEW_BEFORE_S, RENEW_SHARE * (ends_at - obtained_at)) * random.uniform(0.8, 1.2)  # noqa: S311
-        credential = Credential({"Authorization": f"Bearer {token}"}, owner or upstream)
+        credential = Credential({"Authorization": f"{'DPoP' if key else 'Bearer'} {token}"}, owner or upstream)
+        if key:
+            if len(self._bound) >= MAX_HELD:
+                self._bound.pop(next(iter(self._bound)))
+            self._bound[token] = dpop.key_of(key)
         held = Held(credential, ends_at - max(ahead_s, SKEW_S), ends_at, obtained_at)
         if len(self._held) >= MAX_HELD:
             self._held.pop(next(iter(self._held)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 MAX_CHALLENGE_CHARS: Final = 8192
@@ -19,6 +19,8 @@ class BearerChallenge:
     resource_metadata: str = ""
     scopes: tuple[str, ...] = ()
     error: str = ""
+    wants_dpop: bool = field(default=False, repr=False)
+    """Whether it takes bound tokens only (RFC 9449 section 7.1)."""
 
 
 def read_challenge(text: str) -> BearerChallenge:
@@ -27,13 +29,15 @@ def read_challenge(text: str) -> BearerChallenge:
     >>> read_challenge('Basic realm="x", Bearer scope="a b", resource_metadata="https://h/.well-known/x"')
     BearerChallenge(resource_metadata='https://h/.well-known/x', scopes=('a', 'b'), error='')
     """
-    found = re.search(r"(?:^|[,\s])(?:bearer|dpop)\s", text[:MAX_CHALLENGE_CHARS] + " ", re.IGNORECASE)
-    if found is None:
+    schemes = list(re.finditer(r"(?:^|[,\s])(bearer|dpop)\s", text[:MAX_CHALLENGE_CHARS] + " ", re.IGNORECASE))
+    if not schemes:
         return BearerChallenge()
+    found, wants_dpop = schemes[0], all(scheme[1].lower() == "dpop" for scheme in schemes)
     values: dict[str, str] = {}
     for name, quoted, plain in _PARAMETER.findall(text[found.end() : MAX_CHALLENGE_CHARS]):
         values.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) or plain)
-    return BearerChallenge(values.get("resource_metadata", ""), scopes_in(values.get("scope")), values.get("error", ""))
+    scopes, error = scopes_in(values.get("scope")), values.get("error", "")
+    return BearerChallenge(values.get("resource_metadata", ""), scopes, error, wants_dpop)
 
 
 def scopes_in(text: object) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlencode, urlsplit
 
+from mcp_gateway.credentials import dpop
 from mcp_gateway.credentials.clients import Clients, Identity
 from mcp_gateway.credentials.owners import Owner
 from mcp_gateway.credentials.party import Party, Place
@@ -49,6 +50,7 @@ class Pending:
     browser: str = field(default="", repr=False)
     state: str = field(default="", repr=False)
     verifier: str = field(default="", repr=False)
+    key: str = field(default="", repr=False)
     place: Place | None = None
     who: Identity | None = None
     asked: tuple[str, ...] = ()
@@ -109,6 +111,7 @@ class Consents:
             await party.probe()
             place = await party.place()
             _check_can_log_in(party, place)
+            pending.key = party.key_for(place)
             pending.who = await self._clients.identity(party, place.server, pending.redirect_uri)
         except UpstreamError as e:
             raise ConsentRefused(f"The login cannot be begun: {e}.") from e
@@ -146,7 +149,7 @@ class Consents:
             "code_verifier": pending.verifier,
             "resource": place.resource.resource,
         }
-        endpoint = pending.party.endpoint(place.server)
+        endpoint = pending.party.endpoint(place.server, pending.key)
         try:
             return await endpoint.token(form, who.client, who.method, self._clock())
         except (Refused, UpstreamError) as e:
@@ -187,6 +190,8 @@ def _authorization_url(pending: Pending, place: Place, who: Identity) -> str:
     }
     if pending.asked:
         query["scope"] = " ".join(pending.asked)
+    if pending.key:
+        query["dpop_jkt"] = dpop.key_of(pending.key).thumbprint()  # RFC 9449 section 10: nor is the code anybody else's
     if "offline_access" in pending.asked:
         query["prompt"] = "consent"  # OpenID Connect Core section 11: or offline_access is ignored
     endpoint = place.server.authorization_endpoint

@@ -31,6 +31,8 @@ class Resource:
     """Exactly as published: what the `resource` parameter has to be."""
     issuers: tuple[str, ...]
     scopes: tuple[str, ...] | None = None
+    wants_dpop: bool = False
+    """Whether it takes tokens only that are bound to a key (`dpop_bound_access_tokens_required`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class AuthorizationServer:
     has_pkce: bool = False
     sends_issuer: bool = False
     takes_metadata_urls: bool = False
+    dpop_algorithms: tuple[str, ...] = ()
+    """What it takes proofs with; empty: it says nothing of DPoP."""
 
 
 class Discovery:
@@ -115,7 +119,8 @@ class Discovery:
         if not issuers:
             raise self._misbehaved("names no authorization server in its metadata")
         scopes = found.get("scopes_supported")
-        return Resource(resource, issuers[:MAX_ISSUERS], None if scopes is None else _scopes(scopes))
+        wants_dpop = found.get("dpop_bound_access_tokens_required") is True
+        return Resource(resource, issuers[:MAX_ISSUERS], None if scopes is None else _scopes(scopes), wants_dpop)
 
     def _checked_server(self, found: Mapping[str, Any], issuer: str) -> AuthorizationServer:
         named = found.get("issuer")
@@ -135,6 +140,7 @@ class Discovery:
             has_pkce="S256" in _texts(found.get("code_challenge_methods_supported")),
             sends_issuer=found.get("authorization_response_iss_parameter_supported") is True,
             takes_metadata_urls=found.get("client_id_metadata_document_supported") is True,
+            dpop_algorithms=_texts(found.get("dpop_signing_alg_values_supported")),
         )
 
     def _endpoint(self, found: Mapping[str, Any], key: str, *, may_lack: bool = False) -> str:

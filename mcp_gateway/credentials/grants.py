@@ -38,7 +38,9 @@ async def obtained(party: Party, clients: Clients, login: PersonsLogin, more_sco
             form |= {"grant_type": JWT_BEARER, "assertion": _read(party, auth.token)}
         else:
             form |= {"grant_type": JWT_BEARER, "assertion": await _id_jag(party, place, login)}
-        return await party.endpoint(place.server).token(form, who.client, who.method, party.clock())
+        return await party.endpoint(place.server, party.key_for(place)).token(
+            form, who.client, who.method, party.clock()
+        )
     except Refused as e:
         raise _refused(party, e) from e
 
@@ -58,7 +60,8 @@ async def _exchanged(party: Party, login: PersonsLogin, more_scopes: tuple[str, 
     if party.auth.audience:
         form["audience"] = party.auth.audience
     method = method_for(client, place.server)
-    return await party.endpoint(place.server).token(form, client, method, party.clock())
+    endpoint = party.endpoint(place.server, party.key_for(place))
+    return await endpoint.token(form, client, method, party.clock())
 
 
 async def _id_jag(party: Party, place: Place, login: PersonsLogin) -> str:

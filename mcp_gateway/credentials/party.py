@@ -15,6 +15,7 @@ from mcp_gateway import jsonrpc
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.config.settings import is_loopback
 from mcp_gateway.config.upstream_auth import AuthConfig, ClientAuth
+from mcp_gateway.credentials import dpop
 from mcp_gateway.credentials.challenges import BearerChallenge, read_challenge
 from mcp_gateway.credentials.discovery import AuthorizationServer, Discovery, Resource
 from mcp_gateway.credentials.tokens import TokenEndpoint
@@ -96,9 +97,19 @@ class Party:
             self._servers = {**self._servers, issuer: known} if len(self._servers) < 16 else {issuer: known}
         return known[1]
 
-    def endpoint(self, server: AuthorizationServer) -> TokenEndpoint:
-        """The token endpoint of an authorization server, asked for this upstream."""
-        return TokenEndpoint(self.name, server, self.fetcher)
+    def endpoint(self, server: AuthorizationServer, key: str = "") -> TokenEndpoint:
+        """The token endpoint of an authorization server, asked for this upstream; for tokens bound to `key`, if any."""
+        return TokenEndpoint(self.name, server, self.fetcher, key)
+
+    def key_for(self, place: Place) -> str:
+        """A new key for tokens to be bound to; empty: nobody wants that. Raises `Misbehaved`."""
+        if not (self.auth.dpop or place.resource.wants_dpop or self.challenge.wants_dpop):
+            return ""
+        algorithms = place.server.dpop_algorithms
+        if algorithms and dpop.ALGORITHM not in algorithms:
+            words = f"takes no DPoP proofs with {dpop.ALGORITHM}"
+            raise Misbehaved(self.name, f"the authorization server of upstream {self.name!r} {words}")
+        return dpop.new_key()
 
     def scopes_for(self, place: Place, more: tuple[str, ...] = ()) -> tuple[str, ...]:
         """What to ask for (2026-07-28 authorization, "Scope Selection Strategy"): what the challenge or the operator

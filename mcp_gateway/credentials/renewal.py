@@ -75,7 +75,7 @@ async def _renew(party: Party, vault: Vault, clients: Clients, login: Login) -> 
     was_cut_off = login.row.renewal_began
     await vault.begin_renewal(login, party.clock())
     try:
-        token = await party.endpoint(server).token(form, who.client, who.method, party.clock())
+        token = await party.endpoint(server, login.key).token(form, who.client, who.method, party.clock())
     except Refused as e:
         if e.is_final:
             why = _why_over(was_cut_off)

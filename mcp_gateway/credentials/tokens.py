@@ -17,6 +17,7 @@ from joserfc.jwk import import_key
 
 from mcp_gateway import jsonrpc
 from mcp_gateway.config.upstream_auth import ClientAuth
+from mcp_gateway.credentials import dpop
 from mcp_gateway.credentials.challenges import scopes_in
 from mcp_gateway.credentials.discovery import AuthorizationServer
 from mcp_gateway.errors import BadRequest, Misbehaved, Unreachable
@@ -63,12 +64,16 @@ class Token:
     scopes: tuple[str, ...] | None = None
     """What was granted; None: what was asked for."""
     refresh_token: str = field(default="", repr=False)
+    key: str = field(default="", repr=False)
+    """The private key it is bound to (`dpop.new_key`); empty: it is a bearer token."""
 
 
 class TokenEndpoint:
     """Asks the token endpoint of one authorization server, on behalf of one upstream."""
 
-    def __init__(self, upstream: str, server: AuthorizationServer, fetcher: Fetcher) -> None:
+    def __init__(self, upstream: str, server: AuthorizationServer, fetcher: Fetcher, key: str = "") -> None:
+        """`key`: what the tokens are to be bound to, proven with each request (RFC 9449 section 5)."""
+        self._key = key
         self._upstream = upstream
         self._server = server
         self._fetcher = fetcher
@@ -76,7 +81,7 @@ class TokenEndpoint:
     async def token(self, form: Mapping[str, str], client: ClientAuth, method: str, now: float) -> Token:
         """The answer to one request. Raises `Refused`, `Unreachable` (try later) or `Misbehaved`."""
         found = await self.asked(form, client, method, now)
-        return self._token_in(found, now, kind="bearer")
+        return self._token_in(found, now, kind="dpop" if self._key else "bearer")
 
     async def assertion(self, form: Mapping[str, str], client: ClientAuth, method: str, now: float) -> str:
         """What a token exchange gave that is no access token (`issued_token_type` tells). Raises as `token` does."""
@@ -87,14 +92,23 @@ class TokenEndpoint:
 
     async def asked(self, form: Mapping[str, str], client: ClientAuth, method: str, now: float) -> Mapping[str, Any]:
         """The JSON object of a good answer. Raises as `token` does."""
+        answer = await self._posted(form, client, method, now)
+        nonce = answer.headers.get("dpop-nonce", "")
+        if self._key and nonce and answer.status in (400, 401) and b'"use_dpop_nonce"' in answer.body:
+            answer = await self._posted(form, client, method, now, nonce)  # the first one was not acted on (section 8)
+        return self._read(answer)
+
+    async def _posted(
+        self, form: Mapping[str, str], client: ClientAuth, method: str, now: float, nonce: str = ""
+    ) -> Answer:
+        url = self._server.token_endpoint
         sent, headers = authenticated(form, client, method, self._server, now)
+        if self._key:
+            headers = {**headers, "DPoP": dpop.proof(dpop.key_of(self._key), "POST", url, now, nonce=nonce)}
         try:
-            answer = await self._fetcher.post_form(
-                self._server.token_endpoint, sent, headers, max_bytes=MAX_ANSWER_BYTES
-            )
+            return await self._fetcher.post_form(url, sent, headers, max_bytes=MAX_ANSWER_BYTES)
         except FetchFailed as e:
             raise self._unreachable(str(e)) from e
-        return self._read(answer)
 
     async def revoke(self, token: str, client: ClientAuth, method: str, now: float) -> None:
         """End a token (RFC 7009), where the server knows how. Raises `Unreachable`."""
@@ -135,6 +149,7 @@ class TokenEndpoint:
             self._expiry(found.get("expires_in"), now),
             scopes_in(scope) if isinstance(scope, str) else None,
             self._text(found, "refresh_token") if refresh is not None else "",
+            self._key,
         )
 
     def _text(self, found: Mapping[str, Any], key: str) -> str:

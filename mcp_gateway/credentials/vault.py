@@ -34,6 +34,8 @@ class Login:
     row: LoginRow
     access_token: str = field(default="", repr=False)
     refresh_token: str = field(default="", repr=False)
+    key: str = field(default="", repr=False)
+    """What the tokens are bound to; empty: nothing."""
 
     @property
     def is_over(self) -> bool:
@@ -97,7 +99,7 @@ class SealedVault:
         for row in self.table.logins():
             login = self.opened(row)
             if row.key_id != self._keys.current and not login.is_over:
-                after = self._sealed(row, login.access_token, login.refresh_token)
+                after = self._sealed(row, login.access_token, login.refresh_token, login.key)
                 count += self.table.replace_tokens(row, replace(after, version=row.version + 1))
         for client in self.table.clients():
             found = self._opened_client(client)
@@ -112,18 +114,19 @@ class SealedVault:
             return Login(row)
         try:
             content: Any = parse(self._keys.open(row.key_id, row.sealed, _binding(row)))
-            return Login(row, str(content["access"]), str(content["refresh"]))
-        except (CannotOpen, BadRequest, KeyError, TypeError) as e:
+            return Login(row, str(content["access"]), str(content["refresh"]), str(content.get("key", "")))
+        except (CannotOpen, BadRequest, KeyError, TypeError, AttributeError) as e:
             why = str(e) if isinstance(e, CannotOpen) else "not what was sealed"
             _log.error("the login of %s at %s cannot be opened: %s", row.owner, row.upstream, why)
             return Login(replace(row, last_error=f"it cannot be opened: {why}"))
 
     def _login_of(self, row: LoginRow, token: Token, refresh_token: str) -> Login:
-        return Login(self._sealed(row, token.access_token, refresh_token), token.access_token, refresh_token)
+        sealed = self._sealed(row, token.access_token, refresh_token, token.key)
+        return Login(sealed, token.access_token, refresh_token, token.key)
 
-    def _sealed(self, row: LoginRow, access_token: str, refresh_token: str) -> LoginRow:
+    def _sealed(self, row: LoginRow, access_token: str, refresh_token: str, key: str) -> LoginRow:
         row = replace(row, key_id=self._keys.current, renewable=bool(refresh_token))
-        content = dump({"access": access_token, "refresh": refresh_token})
+        content = dump({"access": access_token, "refresh": refresh_token, **({"key": key} if key else {})})
         return replace(row, sealed=self._keys.seal(content, _binding(row)))
 
     def _sealed_client(self, row: ClientRow, secret: str) -> ClientRow:

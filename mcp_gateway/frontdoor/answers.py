@@ -225,7 +225,7 @@ class Answers:
         await self._gateway.opened()
         now = self._gateway.snapshot
         scope = (
-            now.catalog.version,
+            now.catalog_for(caller).version,
             now.policy.version,
             caller.agent,
             caller.person or "",

@@ -27,6 +27,9 @@ SEARCH, DESCRIBE, CALL = "search_tools", "describe_tool", "call_tool"
 MAX_FOUND: Final = 20
 USUALLY_FOUND: Final = 5
 MAX_SUMMARY: Final = 240
+MAX_INDEXES: Final = 4
+"""Of the catalogs in force: there are several where upstreams list something else to each person."""
+
 MAX_QUERY: Final = 1_000
 
 _NAME: Final[Json] = {"type": "string", "description": "The tool's name as search_tools gave it."}
@@ -71,7 +74,7 @@ class Discovery:
     def __init__(self, gateway: Gateway, search_above: int) -> None:
         self._gateway = gateway
         self._search_above = search_above
-        self._index: tuple[Catalog | None, ToolIndex] = (None, ToolIndex(()))
+        self._indexes: dict[Catalog, ToolIndex] = {}
 
     def stands_for(self, count: int) -> bool:
         """Whether a list of so many tools is too long to be given."""
@@ -108,18 +111,22 @@ class Discovery:
             raise BadArguments(f"$.query: must be a string of at most {MAX_QUERY} characters")
         if not isinstance(limit, int) or not 1 <= limit <= MAX_FOUND:
             raise BadArguments(f"$.limit: must be a whole number from 1 to {MAX_FOUND}")
-        index = await self._indexed()
+        index = await self._indexed(caller)
         return await self._gateway.search(
             caller, replace(request, verb=Verb.SEARCH), lambda visible: index.find(query, visible, limit)
         )
 
-    async def _indexed(self) -> ToolIndex:
+    async def _indexed(self, caller: Caller) -> ToolIndex:
         """The index of the catalog in force; made when it is first searched, in a thread: thousands of tools take
         seconds."""
-        catalog = self._gateway.snapshot.catalog
-        if self._index[0] is not catalog:
-            self._index = (catalog, await anyio.to_thread.run_sync(ToolIndex, catalog.targets(Kind.TOOL)))
-        return self._index[1]
+        catalog = self._gateway.snapshot.catalog_for(caller)
+        if (known := self._indexes.get(catalog)) is not None:
+            return known
+        made = await anyio.to_thread.run_sync(ToolIndex, catalog.targets(Kind.TOOL))
+        while len(self._indexes) >= MAX_INDEXES:
+            self._indexes.pop(next(iter(self._indexes)))
+        self._indexes[catalog] = made
+        return made
 
 
 def summary(target: Target) -> Json:

@@ -80,8 +80,11 @@ class ModernDoor:
 
         What no upstream offers goes the long way: it may be a tool of the gateway's own (`discovery`).
         """
-        target = self._gateway.snapshot.catalog.find(Kind.TOOL, message.params["name"])
-        return self._gateway.is_open and target is not None and not self._mirrored.mirrors_arguments(target)
+        now = self._gateway.snapshot
+        target = now.catalog.find(Kind.TOOL, message.params["name"])
+        if target is None or (now.own is not None and now.own.differs(target.upstream)):
+            return False
+        return self._gateway.is_open and not self._mirrored.mirrors_arguments(target)
 
     async def serve_plain(self, scope: Scope, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
         """Answer a tool call that `plain` has recognised; its agent cannot be asked anything."""
@@ -151,7 +154,7 @@ class ModernDoor:
         name, arguments = message.params.get("name"), message.params.get("arguments")
         if message.method != "tools/call" or not isinstance(name, str):
             return None
-        target = self._gateway.snapshot.catalog.find(Kind.TOOL, name)
+        target = self._gateway.snapshot.catalog_for(caller).find(Kind.TOOL, name)
         if target is None or not (self._mirrored.mirrors_arguments(target) or lines.judged(_has_param_headers)):
             return None
         if self._gateway.peek(caller, Kind.TOOL, name) is None:

@@ -26,6 +26,10 @@ Answer = Json | RpcError
 MiB: Final = 2**20
 
 
+Prove = Callable[[str, str, str, str], str]
+"""The DPoP proof (RFC 9449) for a token, a method, a URL and a nonce (or nothing); empty: the token has no key."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds on what an upstream may make us hold or wait for."""
@@ -56,6 +60,10 @@ class Limits:
     """How long a wire task is followed inside the call of an agent whose era knows none."""
     check_timeout_s: float = 5.0
     """How long an upstream under suspicion may take to answer a ping."""
+    admits: Callable[[str, str], bool] | None = None
+    """Whether an IP address may be connected to for the host of a URL. None: every one may."""
+    prove: Prove | None = None
+    """Makes proofs for tokens that are bound to a key. None: there are none."""
 
 
 class TooBusy(Unreachable):

@@ -31,8 +31,11 @@ from mcp_gateway.upstreams.wire import (
 )
 from mcp_gateway.upstreams.wire_connection import Connection
 
-Admits = Callable[[str], bool]
-"""Whether an IP address, as text, may be connected to."""
+Admits = Callable[[str, str], bool]
+"""Whether an IP address, as text, may be connected to for the host that the URL names."""
+
+REFUSED_ADDRESS: Final = "leads to an address that is not public and not allowed"
+"""What `doctor` knows it by."""
 
 MAX_PIECE_BYTES: Final = 1024 * 1024
 """Of decoded body. Reading in pieces is what keeps a bomb from filling the memory."""
@@ -181,12 +184,12 @@ class FastClient:
             except OSError:  # a timeout is one too
                 if is_last:
                     raise
-        raise WireError("has no address that may be connected to")
+        raise WireError(REFUSED_ADDRESS)
 
     async def _addresses_of(self, origin: Origin) -> list[str]:
         found = await self._loop.getaddrinfo(origin.host, origin.port, type=SOCK_STREAM)
         addresses = dict.fromkeys(str(address[0]) for *_, address in found)
-        return [address for address in addresses if self._admits is None or self._admits(address)]
+        return [address for address in addresses if self._admits is None or self._admits(address, origin.host)]
 
     async def _connect_to(self, address: str, origin: Origin) -> Connection:
         tls = shared_tls() if origin.is_tls else None

@@ -91,6 +91,8 @@ renewed ahead."""
 
 MAX_DETAIL_CHARS: Final = 2000
 
+NO_CREDENTIAL: Final = Credential()
+
 _log = logging.getLogger(__name__)
 
 
@@ -118,6 +120,8 @@ class ManagedUpstream:
         self.listing: Listing | None = before.listing if before is not None else None
         self.settled = anyio.Event()
         self.finished = anyio.Event()
+        self.changes = 0
+        """How often it has said, or may have said unheard, that its lists are others."""
         self._around = around
         self._before = before
         self._state = UpstreamState.STARTING if config.enabled else UpstreamState.DISABLED
@@ -190,6 +194,14 @@ class ManagedUpstream:
         )
         self._elicited.note_refusal(outcome.error, reply)
         return outcome
+
+    async def listed_for(self, credential: Credential, before: Listing | None) -> Listing:
+        """What it lists to the owner of a credential; `before`: what it listed to them last. Raises `UpstreamError`."""
+        timeout_s = self._around.limits.listing_timeout_s
+        if self._state is UpstreamState.NEEDS_LOGIN:
+            await self._logged_in(timeout_s)
+        connection = self._connection or await self._connection_within(timeout_s)
+        return await self._listed(connection, credential, before)
 
     def watch(self, uris: frozenset[str]) -> None:
         """See `domain.Upstream.watch`."""
@@ -367,14 +379,20 @@ class ManagedUpstream:
         _log.warning("upstream %s is down: %s; next try in %.1f s", self.name, self._detail, wait_s)
         await anyio.sleep(wait_s)
 
-    async def _listed(self, connection: Connection) -> Listing:
+    async def _listed(
+        self, connection: Connection, own: Credential = NO_CREDENTIAL, before: Listing | None = None
+    ) -> Listing:
+        """What it lists to us, or to the owner of a credential."""
         timeout_s = self._around.limits.listing_timeout_s
 
         async def ask(method: str, params: Json) -> Answer:
-            return await connection.ask(UpstreamRequest(method, params), SILENT, timeout_s)
+            asked = UpstreamRequest(method, params, own.headers, owner=own.owner)
+            return await connection.ask(asked, SILENT, timeout_s)
 
         over_http = connection.transport == "http" and connection.greeting.era is Era.MODERN
-        limits, before = self._around.limits, self.listing
+        limits = self._around.limits
+        if own is NO_CREDENTIAL:
+            before = self.listing
         return await fetch_listing(self.name, ask, connection.greeting, limits, over_http=over_http, before=before)
 
     def _publish(self, connection: Connection, listing: Listing) -> None:
@@ -452,9 +470,11 @@ class ManagedUpstream:
             self._suspected.set()
 
     def _note_list_changed(self, method: str) -> None:
+        self.changes += 1
         self._changed.set()
 
     def _note_gap(self) -> None:
+        self.changes += 1
         self._changed.set()  # what changed while nobody listened is only seen by looking
 
     async def _check_when_suspected(self, connection: Connection) -> None:

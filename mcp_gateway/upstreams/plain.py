@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from mcp_gateway.errors import Unreachable
+from mcp_gateway.upstreams.connection import Prove
 from mcp_gateway.upstreams.fast_wire import Admits, FastClient
-from mcp_gateway.upstreams.wire import HttpResponse, WireError
+from mcp_gateway.upstreams.proving import ProvingClient
+from mcp_gateway.upstreams.wire import HttpClient, HttpResponse, WireError
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -15,8 +17,15 @@ CONNECT_TIMEOUT_S = 10.0
 class PlainClient:
     """Sends requests and follows no redirect; belongs to one event loop."""
 
-    def __init__(self, connect_timeout_s: float = CONNECT_TIMEOUT_S, *, admits: Admits | None = None) -> None:
-        self._client = FastClient(connect_timeout_s, admits=admits)
+    def __init__(
+        self,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        *,
+        admits: Admits | None = None,
+        prove: Prove | None = None,
+    ) -> None:
+        client = FastClient(connect_timeout_s, admits=admits)
+        self._client: HttpClient = client if prove is None else ProvingClient(client, prove)
 
     @asynccontextmanager
     async def open(

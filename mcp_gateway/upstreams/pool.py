@@ -11,7 +11,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from mcp_gateway.config.servers import ServerConfig
-from mcp_gateway.domain import NOTHING, Json, Listing, OwnCredentials, Upstream, UpstreamStatus
+from mcp_gateway.domain import NOTHING, Json, Listing, OwnCredentials, UpstreamStatus
 from mcp_gateway.upstreams.connection import Limits, Question
 from mcp_gateway.upstreams.login_tool import with_login
 from mcp_gateway.upstreams.managed import ManagedUpstream, Surroundings
@@ -71,7 +71,7 @@ class Pool:
         await self._tasks.__aexit__(None, None, None)
 
     @property
-    def upstreams(self) -> Mapping[str, Upstream]:
+    def upstreams(self) -> Mapping[str, ManagedUpstream]:
         """Every configured upstream by name, whatever its state, in the order of the configuration."""
         return MappingProxyType(self._upstreams)
 
@@ -90,6 +90,11 @@ class Pool:
             if upstream.offers_login:
                 found[name] = self._with_login(name, found.get(name))
         return tuple(found.values())
+
+    def with_login_tool(self, listing: Listing) -> Listing:
+        """One person's list, with the login tool while they may be in the middle of calling it."""
+        upstream = self._upstreams.get(listing.upstream)
+        return with_login(listing) if upstream is not None and upstream.offers_login else listing
 
     def _with_login(self, name: str, listing: Listing | None) -> Listing:
         """The same object for the same list: whoever compares lists by identity sees no change."""

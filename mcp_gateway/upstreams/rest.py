@@ -30,7 +30,7 @@ from mcp_gateway.rest.pointers import EditError
 from mcp_gateway.rest.routing import Route, route_of
 from mcp_gateway.revisions import MODERN_VERSIONS
 from mcp_gateway.upstreams.connection import Answer, Greeting, Limits
-from mcp_gateway.upstreams.fast_wire import FastClient
+from mcp_gateway.upstreams.proving import client_for
 from mcp_gateway.upstreams.wire import HttpClient, HttpResponse, WireError
 
 MAX_ERROR_BYTES: Final = 64 * 1024
@@ -181,7 +181,7 @@ async def open_rest(
 ) -> AsyncIterator[RestConnection]:
     """The API with its document read. Raises `Misbehaved` for a document that cannot be."""
     api = Api((), ()) if rest.openapi is None else await anyio.to_thread.run_sync(_read, config.name, rest)
-    client = client or FastClient(limits.connect_timeout_s)
+    client = client or client_for(config, limits)
     try:
         yield RestConnection(config, rest, api, client, limits)
     finally:

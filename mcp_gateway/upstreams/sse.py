@@ -23,10 +23,10 @@ from mcp_gateway.upstreams.channels import Channels
 from mcp_gateway.upstreams.connection import SILENT, Answer, Greeting, Limits, Listener, errands
 from mcp_gateway.upstreams.dialect import HANDSHAKE, initialize_params
 from mcp_gateway.upstreams.events import Event
-from mcp_gateway.upstreams.fast_wire import FastClient
 from mcp_gateway.upstreams.handshake import greeting_of_initialize
 from mcp_gateway.upstreams.http import Http
 from mcp_gateway.upstreams.peer import Peer, notification
+from mcp_gateway.upstreams.proving import client_for
 from mcp_gateway.upstreams.relay import Verbosity
 from mcp_gateway.upstreams.wire import HttpClient
 
@@ -145,7 +145,7 @@ async def open_sse(
     config: ServerConfig, listener: Listener, limits: Limits, client: HttpClient | None = None
 ) -> AsyncIterator[SseConnection]:
     """A connection that is initialized. Raises `UpstreamError`."""
-    client = client or FastClient(limits.connect_timeout_s)
+    client = client or client_for(config, limits)
     try:
         async with errands() as tasks:
             http = Http(config.name, config.url or "", config.headers, client, tasks, listener, limits)

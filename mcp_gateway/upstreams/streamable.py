@@ -17,10 +17,10 @@ from mcp_gateway.errors import Misbehaved, TimedOut, Unreachable, UpstreamError
 from mcp_gateway.upstreams.backoff import Backoff
 from mcp_gateway.upstreams.connection import SILENT, Answer, Greeting, Limits, Listener, errands
 from mcp_gateway.upstreams.dialect import MODERN, Dialect
-from mcp_gateway.upstreams.fast_wire import FastClient
 from mcp_gateway.upstreams.handshake import HandshakeRefused, discovered
 from mcp_gateway.upstreams.http import Http
 from mcp_gateway.upstreams.patience import patience
+from mcp_gateway.upstreams.proving import client_for
 from mcp_gateway.upstreams.refusals import EraRefused, Rejected, SessionLost
 from mcp_gateway.upstreams.sessions import Session, Sessions
 from mcp_gateway.upstreams.wire import HttpClient
@@ -179,7 +179,7 @@ async def open_http(
     config: ServerConfig, listener: Listener, limits: Limits, client: HttpClient | None = None
 ) -> AsyncIterator[HttpConnection]:
     """A connection whose era is settled. Raises `UpstreamError`, among them `NotStreamable`."""
-    client = client or FastClient(limits.connect_timeout_s)
+    client = client or client_for(config, limits)
     try:
         async with errands() as tasks:
             http = Http(config.name, config.url or "", config.headers, client, tasks, listener, limits)

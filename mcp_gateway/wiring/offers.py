@@ -13,9 +13,12 @@ from mcp_gateway.config.lock import Lock, lock_path, read_lock
 from mcp_gateway.config.servers import Configuration, ServerConfig
 from mcp_gateway.config.settings import Settings
 from mcp_gateway.config.upstream_auth import AuthKind
+from mcp_gateway.credentials.owners import BY_PERSON
 from mcp_gateway.domain import Kind, Listing
 from mcp_gateway.errors import Unreachable
+from mcp_gateway.netguard import Allowed
 from mcp_gateway.upstreams.connection import Limits as UpstreamLimits
+from mcp_gateway.upstreams.login_tool import LOGIN_TOOL
 from mcp_gateway.upstreams.pool import Pool
 from mcp_gateway.wiring.clock import utc_text
 
@@ -66,6 +69,7 @@ def upstream_limits(settings: Settings) -> UpstreamLimits:
         max_message_bytes=max(usual.max_message_bytes, settings.max_result_bytes + ENVELOPE_BYTES),
         max_answer_bytes=max(usual.max_answer_bytes, 2 * settings.max_result_bytes),
         follow_s=settings.call_timeout_s,
+        admits=Allowed.of(settings.allow_addresses).admits_written,
     )
 
 
@@ -82,12 +86,27 @@ def naming_rule(server: ServerConfig) -> NamingRule:
 
 def for_everybody(listing: Listing, servers: Sequence[ServerConfig]) -> Listing:
     """What of a list everybody may know: where each person has a login of their own, one person's resources are
-    nobody else's business unless the operator said whose list it is."""
+    nobody else's business unless the operator said whose list it is; nor, if they said so, anything but the way in."""
     server = next((server for server in servers if server.name == listing.upstream), None)
     is_personal = server is not None and server.auth is not None and server.auth.kind is AuthKind.OAUTH
     if server is None or server.auth is None or not is_personal or server.auth.list_as:
         return listing
+    if not server.auth.list_before_login:
+        return replace(listing, tools=(LOGIN_TOOL,), prompts=(), resources=(), templates=())
     return replace(listing, resources=())
+
+
+def listed_by_person(servers: Sequence[ServerConfig]) -> Mapping[str, ServerConfig]:
+    """Those that are asked for their lists by each person with a login of their own: whose `auth` is a person's, unless
+    the operator said whose list everybody gets."""
+
+    def is_one(server: ServerConfig) -> bool:
+        auth = server.auth
+        if auth is None or auth.list_as or not server.enabled or server.url is None:
+            return False
+        return auth.kind is AuthKind.OAUTH or (auth.kind in BY_PERSON and auth.token is None)
+
+    return {server.name: server for server in servers if is_one(server)}
 
 
 def public_name_of(held: Held, rules: Mapping[str, NamingRule]) -> tuple[Kind, str] | None:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import is_
 from typing import Any, Final
@@ -29,7 +29,8 @@ from mcp_gateway.catalog.pinbook import PinBook
 from mcp_gateway.config.lock import lock_path, read_lock
 from mcp_gateway.config.servers import Configuration, ServerConfig
 from mcp_gateway.config.settings import is_loopback
-from mcp_gateway.credentials.owners import Owner
+from mcp_gateway.config.upstream_auth import AuthKind
+from mcp_gateway.credentials.owners import Owner, owner_of
 from mcp_gateway.domain import Caller, Kind, Listing, StartedTask, Strength, Target, UpstreamState
 from mcp_gateway.errors import Complaint, ConfigInvalid
 from mcp_gateway.frontdoor.admin import AdminDoor
@@ -68,14 +69,25 @@ from mcp_gateway.models.sender import targets_of
 from mcp_gateway.policy.assigned import check_agent
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.storage.kept import DATABASE as KEPT_FILE
+from mcp_gateway.storage.lists import ListStore
 from mcp_gateway.storage.private import random_key
 from mcp_gateway.storage.used import UsedOnce
 from mcp_gateway.upstreams.bridge import LEGACY_CAPABILITIES, put_question
 from mcp_gateway.upstreams.connection import SILENT
+from mcp_gateway.upstreams.own_lists import OwnLists
+from mcp_gateway.upstreams.own_lists import Surroundings as OwnListsSurroundings
 from mcp_gateway.upstreams.pool import Pool
 from mcp_gateway.wiring.clock import new_request_id, utc_now, utc_text
 from mcp_gateway.wiring.judges import Judges
-from mcp_gateway.wiring.offers import bounded, for_everybody, naming_rule, public_name_of, upstream_limits
+from mcp_gateway.wiring.offers import (
+    bounded,
+    for_everybody,
+    listed_by_person,
+    naming_rule,
+    public_name_of,
+    upstream_limits,
+)
+from mcp_gateway.wiring.own_catalogs import OwnCatalogs
 from mcp_gateway.wiring.policies import policy_of
 from mcp_gateway.wiring.routes import apis_of, routes_of
 from mcp_gateway.wiring.senders import Senders
@@ -117,9 +129,9 @@ class Running:
         self._schemas = Schemas()
         self.judges = Judges(configuration.settings.allow_addresses)
         self._content = self.judges.content(configuration.detectors)
-        limits = upstream_limits(configuration.settings)
+        limits = replace(upstream_limits(configuration.settings), prove=lambda *asked: self.broker.prove(*asked))
         settings = configuration.settings
-        self.broker = broker_of(configuration, self._pages_for, lambda name: self.pool.wake(name))
+        self.broker = broker_of(configuration, self._pages_for, self._note_login)
         self.broker.note = lambda upstream, agent, what: audit.note("login", upstream, agent=agent, reason=what)
         self.broker.apply(configuration.servers, settings.allow_addresses)
         self.sign_in = sign_in_of(settings)
@@ -138,7 +150,17 @@ class Running:
             on_task=lambda upstream, params: self.task_news.note(upstream, params),
             on_written=lambda upstream: self.senders.note_written(upstream),
         )
-        self.senders = Senders(settings, self.broker.credential_for)
+        by_person = OwnListsSurroundings(
+            lambda: self.pool.upstreams,
+            lambda caller, name: owner_of(caller, self._by_person[name]).id,
+            self.broker.credential_if_any,
+            lambda _: self._refresh_soon(),
+        )
+        self.own_lists = OwnLists(ListStore(settings.state), by_person)
+        self._by_person: Mapping[str, AuthKind] = {}
+        self._own: OwnCatalogs | None = None
+        self._apply_by_person(configuration.servers)
+        self.senders = Senders(settings, self.broker.credential_for, self.broker.prove)
         self.budgets = Budgets(settings.state, utc_now)
         self.transactions = Transactions(settings.state, utc_now, settings.approval_wait_s, self._note_asking)
         lock_file = lock_path(configuration.path)
@@ -181,6 +203,7 @@ class Running:
             self._content = self.judges.content(after.detectors)
         self.broker.apply(after.servers, after.settings.allow_addresses)
         await self.pool.apply(bounded(after))
+        self._apply_by_person(after.servers)
         self.refresh()
         kept = written.settings == before.settings and written.identity == before.identity
         restart = "" if kept else " ([gateway] or [identity] changed: restart to apply)"
@@ -366,15 +389,47 @@ class Running:
         detail = {"task": caller.task, "started": caller.started_id, "target": target.key}
         await self.audit.note("approval", approval, agent=caller.agent, reason=what, detail=detail)
 
+    def _note_login(self, upstream: str) -> None:
+        self.pool.wake(upstream)
+        self.own_lists.note_login(upstream)
+
+    def _apply_by_person(self, servers: Sequence[ServerConfig]) -> None:
+        """Which upstreams have lists of each person's own."""
+        found = listed_by_person(servers)
+        self._by_person = {name: server.auth.kind for name, server in found.items() if server.auth is not None}
+        self.own_lists.apply({name: server.url for name, server in found.items()})
+
+    def _own_catalogs(self, catalog: Catalog) -> OwnCatalogs | None:
+        """What goes with `catalog`, the one of everybody, where people have lists of their own."""
+        if not self._by_person or self._built is None:
+            return None
+        for name in self._by_person:
+            self.own_lists.note_shared(name, self.pool.listings.get(name))
+        if self._own is None or not self._own.is_of(catalog):
+            offered, servers, _ = self._built
+
+            def built(listings: Mapping[str, Listing]) -> Catalog:
+                made = self._made(listings.values(), servers)
+                self._remember(made, (*catalog.problems, *made.problems))
+                return made
+
+            shared = {listing.upstream: for_everybody(listing, servers) for listing in offered}
+            trust = {server.name: server.trust for server in servers}
+            completed = self.pool.with_login_tool
+            self._own = OwnCatalogs(catalog, shared, self.own_lists, self.pins, trust, built, completed)
+        return self._own
+
     def _snapshot(self) -> Snapshot:
         settings, servers = self.configuration.settings, self.configuration.servers
         sifted = self.pins.sift(self.pool.listings, {server.name: server.trust for server in servers})
         listings = {name: parted.listing for name, parted in sifted.items()}
         rules = {server.name: naming_rule(server) for server in servers}
         self.audit.remember_policy(self.policy.version, self.policy.text)
+        # The login tools come in behind the pins: no upstream defined them.
+        catalog = self._catalog(self.pool.with_login_tools(listings.values()), servers)
         return Snapshot(
-            # The login tools come in behind the pins: no upstream defined them.
-            catalog=self._catalog(self.pool.with_login_tools(listings.values()), servers),
+            catalog=catalog,
+            own=self._own_catalogs(catalog),
             policy=self.policy,
             guards=Guards(
                 Limits(settings.max_body_bytes, max_result_bytes=settings.max_result_bytes),
@@ -414,13 +469,15 @@ class Running:
             if configured is servers and len(before) == len(offered) and all(map(is_, before, offered)):
                 return catalog
             known = catalog.problems
-        rules = {server.name: naming_rule(server) for server in servers}
-        catalog = build((for_everybody(listing, servers) for listing in offered), rules)
-        catalog = catalog.plus(Kind.MODEL, targets_of(self.configuration.models))
-        catalog = catalog.plus(Kind.ROUTE, routes_of(self.configuration))
+        catalog = self._made((for_everybody(listing, servers) for listing in offered), servers)
         self._remember(catalog, known)
         self._built = offered, servers, catalog
         return catalog
+
+    def _made(self, listings: Iterable[Listing], servers: Sequence[ServerConfig]) -> Catalog:
+        catalog = build(listings, {server.name: naming_rule(server) for server in servers})
+        catalog = catalog.plus(Kind.MODEL, targets_of(self.configuration.models))
+        return catalog.plus(Kind.ROUTE, routes_of(self.configuration))
 
     def _remember(self, catalog: Catalog, known: Collection[Problem]) -> None:
         for kind in Kind:

@@ -21,9 +21,11 @@ from mcp_gateway.models.call import Surroundings
 from mcp_gateway.models.health import Health
 from mcp_gateway.models.sender import ModelSender
 from mcp_gateway.models.shadow import Shadow
+from mcp_gateway.netguard import Allowed
 from mcp_gateway.policy.compile import Policy
 from mcp_gateway.policy.decide import decide
 from mcp_gateway.rest.caching import CacheRules, Clocks, RouteCache, Stored
+from mcp_gateway.upstreams.connection import Prove
 from mcp_gateway.upstreams.plain import PlainClient
 from mcp_gateway.upstreams.routes import Api, RouteSender, api_of
 from mcp_gateway.wiring.clock import utc_now
@@ -32,8 +34,13 @@ from mcp_gateway.wiring.clock import utc_now
 class Senders:
     """Makes the senders of each snapshot; all of them share one HTTP client."""
 
-    def __init__(self, settings: Settings, credential_for: Callable[[Caller, str], Awaitable[Credential]]) -> None:
-        self._client = PlainClient()
+    def __init__(
+        self,
+        settings: Settings,
+        credential_for: Callable[[Caller, str], Awaitable[Credential]],
+        prove: Prove | None = None,
+    ) -> None:
+        self._client = PlainClient(admits=Allowed.of(settings.allow_addresses).admits_written, prove=prove)
         self._credential_for = credential_for
         self._max_answer_bytes = settings.max_result_bytes
         self._apis: Mapping[str, Api] = {}

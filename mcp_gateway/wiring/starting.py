@@ -45,12 +45,14 @@ async def running(load: Load) -> AsyncIterator[Running]:
         parts = Running(configuration, policy, load, audit)
         async with _closing(parts), parts.pool, anyio.create_task_group() as tasks:
             await parts.pool.apply(bounded(configuration))
+            await parts.own_lists.recall()
             parts.gateway.hold()
             tasks.start_soon(_open_when_settled, parts)
             tasks.start_soon(parts.broker.keep_watch)
             tasks.start_soon(anyio.to_thread.run_sync, prices.load, configuration.models.providers)
             tasks.start_soon(parts.keep_pins)
             tasks.start_soon(parts.keeper.purge_as_time_goes_by)
+            tasks.start_soon(parts.own_lists.keep)
             try:
                 yield parts
             finally:

@@ -125,6 +125,12 @@ def test_a_host_that_nobody_knows(operator: Any) -> None:
     repaired(operator, Code.NET_DNS)
 
 
+def test_a_name_that_leads_to_this_machine(operator: Any) -> None:
+    url(operator, f"http://127.1:{free_port()}/mcp")  # no address as they are written, and so a name like any other
+    assert "127.1 leads to 127.0.0.1, which is not public" in provoked(operator, Code.NET_ADDRESS)["said"]
+    repaired(operator, Code.NET_ADDRESS)
+
+
 def test_a_port_where_nobody_listens(operator: Any) -> None:
     url(operator, f"http://127.0.0.1:{free_port()}/mcp")
     repaired(operator, Code.NET_REFUSED)

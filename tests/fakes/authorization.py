@@ -28,6 +28,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from fakes.served import serving
+from mcp_gateway.identity.dpop import Asked, NonceNeeded, Proofs
+from mcp_gateway.identity.jwt import TokenRefused
 
 Json = dict[str, Any]
 
@@ -42,6 +44,8 @@ class Given:
     scopes: str
     ends_at: float
     nonce: str | None = None
+    jkt: str = ""
+    """The thumbprint of the key it is bound to (RFC 9449)."""
 
 
 @dataclass
@@ -63,6 +67,13 @@ class World:
     token_status: int = 0
     """Answer every token request with this status and no JSON."""
     token_error: str = ""
+    binds: bool = False
+    """Tokens are bound to the key of a DPoP proof, and go with proofs."""
+    wants_nonce: bool = False
+    """Proofs have to carry a nonce, at both endpoints."""
+    own_tools: dict[str, list[str]] = field(default_factory=dict)
+    """Tools by person, beside `whoami`."""
+    own_resources: dict[str, list[str]] = field(default_factory=dict)
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
     """Token requests wait for it."""
     token_requests: list[Json] = field(default_factory=list)
@@ -84,6 +95,10 @@ class World:
 
     def __post_init__(self) -> None:
         self.may_answer.set()
+        self.proofs = Proofs(self.wants_nonce)
+        self.asked_to_authorize: Json = {}
+        self.proven = 0
+        """Requests with a proof that was right."""
 
     @property
     def url(self) -> str:
@@ -120,12 +135,15 @@ class World:
             "code_challenge_methods_supported": ["S256"],
             "token_endpoint_auth_methods_supported": ["client_secret_basic", "none"],
             "authorization_response_iss_parameter_supported": True,
+            **({"dpop_signing_alg_values_supported": ["ES256"]} if self.binds else {}),
             **self.metadata,
         }
         return JSONResponse({name: value for name, value in found.items() if value is not None})
 
     async def _resource(self, request: Request) -> Response:
-        return JSONResponse({"resource": self.url, "authorization_servers": [self.origin], **self.resource_metadata})
+        bound = {"dpop_bound_access_tokens_required": True} if self.binds else {}
+        found = {"resource": self.url, "authorization_servers": [self.origin], **bound, **self.resource_metadata}
+        return JSONResponse(found)
 
     async def _register(self, request: Request) -> Response:
         asked = json.loads(await request.body())
@@ -136,6 +154,7 @@ class World:
 
     async def _authorize(self, request: Request) -> Response:
         asked = dict(request.query_params)
+        self.asked_to_authorize = asked
         person = request.cookies.get("person", "nobody")
         assert asked["code_challenge_method"] == "S256"
         code = secrets.token_urlsafe(16)
@@ -156,12 +175,30 @@ class World:
         client_id = self._client(request, form)
         if client_id is None:
             return JSONResponse({"error": "invalid_client"}, 401)
-        given = self._given(form, client_id)
+        jkt = self._thumbprint(request) if self.binds else ""
+        if jkt is None:
+            return JSONResponse({"error": "use_dpop_nonce"}, 400, {"DPoP-Nonce": "nonce-of-the-issuer"})
+        assert jkt == self.codes.get(form.get("code", ""), {}).get("dpop_jkt", jkt), "a code is bound to its key too"
+        before = self.refresh.get(form.get("refresh_token", ""))
+        given = None if before is not None and before.jkt != jkt else self._given(form, client_id)
         if given is None:
             return JSONResponse({"error": "invalid_grant"}, 400)
+        given.jkt = jkt
         return JSONResponse(
             self._issued(given, with_refresh=form["grant_type"] in ("authorization_code", "refresh_token"))
         )
+
+    def _thumbprint(self, request: Request) -> str | None:
+        """That of the key of a right proof (RFC 9449 section 5); None: it lacks the nonce."""
+        [text] = request.headers.getlist("dpop")
+        key = ECKey.import_key(json.loads(_decoded(text.partition(".")[0]))["jwk"])
+        proof = jwt.decode(text, key, algorithms=["ES256"])
+        assert not key.is_private and proof.header["typ"] == "dpop+jwt"
+        assert (proof.claims["htm"], proof.claims["htu"]) == ("POST", f"{self.origin}/token")
+        assert abs(proof.claims["iat"] - time.time()) < 7200 and proof.claims["jti"]
+        if self.wants_nonce and proof.claims.get("nonce") != "nonce-of-the-issuer":
+            return None
+        return key.thumbprint()
 
     def _client(self, request: Request, form: Json) -> str | None:
         header = request.headers.get("authorization", "")
@@ -194,7 +231,7 @@ class World:
     def _issued(self, given: Given, *, with_refresh: bool) -> Json:
         token = f"at-{given.person}-{secrets.token_hex(8)}"
         self.access[token] = given
-        found: Json = {"access_token": token, "token_type": "Bearer"}
+        found: Json = {"access_token": token, "token_type": "DPoP" if given.jkt else "Bearer"}
         if self.lifetime_s is not None:
             found["expires_in"] = self.lifetime_s
         if given.scopes:
@@ -224,7 +261,10 @@ class World:
 
     async def _mcp(self, request: Request) -> Response:
         message = json.loads(await request.body())
-        given = self.access.get(request.headers.get("authorization", "").removeprefix("Bearer "))
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        given = self.access.get(token)
+        if given is not None and (refusal := self._unproven(request, scheme, token, given)) is not None:
+            return refusal
         where = f'resource_metadata="{self.origin}/.well-known/oauth-protected-resource{self.path}"'
         if given is None or given.ends_at < time.time() or given.resource != self.url:
             scope = f', scope="{self.scope_of_challenge}"' if self.scope_of_challenge else ""
@@ -234,16 +274,42 @@ class World:
             return Response("", 403, {"WWW-Authenticate": challenge})
         return JSONResponse({"jsonrpc": "2.0", "id": message["id"], "result": self._result(message, given)})
 
+    def _unproven(self, request: Request, scheme: str, token: str, given: Given) -> Response | None:
+        """Why a token may not be used by whoever came with it; None: they hold its key, or it has none."""
+        if not given.jkt:
+            return None if scheme == "Bearer" else Response("", 401)
+        assert scheme == "DPoP"
+        try:
+            asked = Asked(request.method, self.url)
+            self.proofs.check(request.headers.getlist("dpop"), token, given.jkt, asked, time.time())
+        except NonceNeeded as e:
+            return Response("", 401, {"WWW-Authenticate": 'DPoP error="use_dpop_nonce"', "DPoP-Nonce": e.nonce})
+        except TokenRefused:
+            return Response("", 401, {"WWW-Authenticate": 'DPoP error="invalid_dpop_proof"'})
+        self.proven += 1
+        return None
+
     def _result(self, message: Json, given: Given) -> Json:
         done = {"resultType": "complete", "_meta": {}}
         if message["method"] == "server/discover":
-            info = {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, "ttlMs": 0}
+            offered: Json = {"tools": {}, **({"resources": {}} if self.own_resources else {})}
+            info = {"supportedVersions": ["2026-07-28"], "capabilities": offered, "ttlMs": 0}
             return {**done, **info, "cacheScope": "private", "serverInfo": {"name": "world", "version": "1"}}
         if message["method"] == "tools/list":
-            tool = {"name": "whoami", "inputSchema": {"type": "object"}}
-            return {**done, "tools": [tool], "ttlMs": 0, "cacheScope": "private"}
+            names = ["whoami", *self.own_tools.get(given.person, [])]
+            tools = [{"name": name, "inputSchema": {"type": "object"}} for name in names]
+            return {**done, "tools": tools, "ttlMs": 0, "cacheScope": "private"}
+        if message["method"] == "resources/list":
+            uris = self.own_resources.get(given.person, [])
+            return {**done, "resources": [{"uri": uri, "name": uri} for uri in uris], "ttlMs": 0}
+        if message["method"] == "resources/templates/list":
+            return {**done, "resourceTemplates": [], "ttlMs": 0}
         self.called_by.append(given.person)
         return {**done, "content": [{"type": "text", "text": given.person}], "isError": False}
+
+
+def _decoded(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 @asynccontextmanager

@@ -31,11 +31,13 @@ class Guarded(World):
     keys: KeySet
 
     async def _mcp(self, request: Request) -> Response:
-        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        token = request.headers.get("authorization", "").partition(" ")[2]
         try:
             claims: dict[str, Any] = jwt.decode(token, self.keys, algorithms=["RS256"]).claims
             scopes = str(claims.get("scope", ""))
-            self.access = {token: Given(claims["sub"], claims["client_id"], claims["aud"], scopes, claims["exp"])}
+            given = Given(claims["sub"], claims["client_id"], claims["aud"], scopes, claims["exp"])
+            given.jkt = claims.get("cnf", {}).get("jkt", "")
+            self.access = {token: given}
         except (JoseError, ValueError, KeyError):
             self.access = {}
         return await super()._mcp(request)

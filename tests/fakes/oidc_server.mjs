@@ -2,7 +2,9 @@
 //
 //   node oidc_server.mjs PORT ACCESS_TOKEN_TTL_S ROTATES NODE_MODULES
 //
-// Registers clients, rotates refresh tokens if ROTATES is "yes", issues JWTs for whatever resource is asked for.
+// Registers clients, rotates refresh tokens if ROTATES is "yes", issues JWTs for whatever resource is asked for; `/used`
+// lists what refresh tokens were used, and what became of it.
+import { createHash } from 'node:crypto';
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
 
@@ -21,6 +23,7 @@ const provider = new Provider(issuer, {
     devInteractions: { enabled: false },
     registration: { enabled: true },
     revocation: { enabled: true },
+    dPoP: { enabled: true },
     resourceIndicators: {
       enabled: true,
       useGrantedResource: () => true,
@@ -31,6 +34,18 @@ const provider = new Provider(issuer, {
   },
   findAccount: (ctx, id) => ({ accountId: id, claims: async () => ({ sub: id }) }),
   interactions: { url: (ctx, interaction) => `/let-in/${interaction.uid}` },
+});
+
+const used = []; // each use of a refresh token, in order: a digest of it, and the status it was answered with
+
+provider.use(async (ctx, next) => {
+  if (ctx.path === '/used') {
+    ctx.body = used;
+    return;
+  }
+  await next();
+  const token = ctx.oidc?.body?.grant_type === 'refresh_token' && ctx.oidc.body.refresh_token;
+  if (token) used.push([createHash('sha256').update(token).digest('hex'), ctx.status]);
 });
 
 provider.use(async (ctx, next) => {

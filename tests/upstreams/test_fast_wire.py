@@ -221,17 +221,17 @@ async def test_being_cancelled_while_waiting_closes_the_connection(client: FastC
 
 
 async def test_an_address_that_is_not_admitted_is_not_connected_to() -> None:
-    seen: list[str] = []
+    seen: list[tuple[str, str]] = []
 
-    def admits(address: str) -> bool:
-        seen.append(address)
+    def admits(address: str, host: str) -> bool:
+        seen.append((address, host))
         return False
 
     client = FastClient(1, admits=admits)
     async with keeping(whole) as (url, carried):
-        with pytest.raises(WireError, match="no address"):
+        with pytest.raises(WireError, match="not public"):
             await get(client, url)
-        assert (seen, carried) == (["127.0.0.1"], [])
+        assert (seen, carried) == ([("127.0.0.1", "127.0.0.1")], [])
     await client.close()
 
 

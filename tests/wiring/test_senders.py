@@ -49,3 +49,11 @@ async def test_an_api_that_keeps_failing_is_left_alone_after_a_reload_too_until_
     with pytest.raises(BadRequest):
         await send(senders.of_routes(()))
     await senders.close()
+
+
+async def test_a_name_that_leads_to_this_machine_is_sent_nothing(tmp_path: Path) -> None:
+    configuration = configured(tmp_path, '[servers.orders]\nrest = "http://127.1:1"\ninclude = ["* **"]\n')
+    senders = Senders(configuration.settings, no_credential)
+    with pytest.raises(Unreachable, match="not public"):
+        await send(senders.of_routes(configuration.servers))
+    await senders.close()
