@@ -90,10 +90,10 @@ def for_everybody(listing: Listing, servers: Sequence[ServerConfig]) -> Listing:
     return replace(listing, resources=())
 
 
-def public_name_of(held: Held, rules: Mapping[str, NamingRule]) -> tuple[Kind, str] | None:
-    """The name an agent would ask for it by; None for what has none."""
-    word, _, name = held.key.partition(":")
+def public_name_of(upstream: str, key: str, rules: Mapping[str, NamingRule]) -> tuple[Kind, str] | None:
+    """The name an agent would ask for what has this key in servers.lock by; None for what has none."""
+    word, _, name = key.partition(":")
     if word == INSTRUCTIONS:
         return None
-    kind, rule = Kind(word), rules.get(held.upstream, NamingRule())
-    return kind, public_name(held.upstream, name, rule.prefix) if kind in (Kind.TOOL, Kind.PROMPT) else name
+    kind, rule = Kind(word), rules.get(upstream, NamingRule())
+    return kind, public_name(upstream, name, rule.prefix) if kind in (Kind.TOOL, Kind.PROMPT) else name
