@@ -52,6 +52,7 @@ from mcp_gateway.upstreams import sdk
 from mcp_gateway.wiring import (
     Load,
     Running,
+    check_shareable,
     keys_of,
     running,
     started_now,
@@ -140,7 +141,9 @@ def _check_workers(how: How) -> None:
 
 
 async def _supervise(load_again: Load, words: list[str], workers: int) -> None:
-    settings = load_again().settings
+    configuration = load_again()
+    check_shareable(configuration)
+    settings = configuration.settings
     with (
         listening_socket(settings.host, settings.port) as listener,
         locked(settings.state / RUNNING_LOCK, wait=False) as is_first,

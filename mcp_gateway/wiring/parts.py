@@ -82,7 +82,7 @@ from mcp_gateway.upstreams.pool import Pool
 from mcp_gateway.wiring.clock import new_request_id, utc_now, utc_text
 from mcp_gateway.wiring.judges import Judges
 from mcp_gateway.wiring.offers import bounded, for_everybody, naming_rule, public_name_of, upstream_limits
-from mcp_gateway.wiring.policies import policy_of
+from mcp_gateway.wiring.policies import check_shareable, policy_of
 from mcp_gateway.wiring.routes import apis_of, routes_of
 from mcp_gateway.wiring.senders import Senders
 from mcp_gateway.wiring.stores import broker_of, kept_store
@@ -197,6 +197,8 @@ class Running:
         after = replace(written, settings=before.settings, identity=before.identity)
         if after == before:
             return ""
+        if self.siblings is not None:
+            check_shareable(after)
         self.configuration = after
         if after.detectors != before.detectors:
             self._content = self.judges.content(after.detectors)

@@ -47,3 +47,17 @@ def _check_detectors(policy: Policy, declared: Sequence[DetectorConfig]) -> None
     ]
     if complaints:
         raise PolicyInvalid(complaints)
+
+
+def check_shareable(configuration: Configuration) -> None:
+    """Raises `ConfigInvalid` for what several processes cannot do together."""
+    found = []
+    for server in configuration.servers:
+        if server.enabled and server.rest is not None and server.rest.cache is not None:
+            file, _, line = server.at.rpartition(":")
+            # What is written through one process would not empty the cache of another one.
+            what = f"the API {server.name!r} has a cache, which several workers cannot share"
+            fix = "take its cache out, or serve with --workers 1"
+            found.append(Complaint(file or str(configuration.path), int(line) if line.isdigit() else 0, what, fix))
+    if found:
+        raise ConfigInvalid(found)

@@ -377,6 +377,12 @@ def test_what_several_workers_cannot_do_is_refused_at_the_start(tmp_path: Path) 
         refused = run_command(tmp_path, "serve", "--workers", "2", option, check=False)
         assert refused.returncode == 2
         assert "--workers" in refused.stderr
+    api = '[servers.api]\nrest = "http://127.0.0.1:9"\ncache = ["GET /v1/**"]\n'
+    (tmp_path / "servers.toml").write_text(written["servers.toml"] + api)
+    cached = run_command(tmp_path, "serve", "--workers", "2", "--listen", "127.0.0.1:0", check=False)
+    assert cached.returncode == 2
+    assert "the API 'api' has a cache" in cached.stderr
+    (tmp_path / "servers.toml").write_text(written["servers.toml"])
     (tmp_path / "policies/agents.toml").write_text("[agents.agent]\ntasks = 5\n")
     broken = run_command(tmp_path, "serve", "--workers", "2", "--listen", "127.0.0.1:0", check=False)
     assert broken.returncode != 0
