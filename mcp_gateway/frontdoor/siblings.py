@@ -4,8 +4,8 @@ What one process keeps in memory only (a handshake-era session, a call that wait
 bears that process's number in its name. Whoever finds another number in a request's head passes the connection on and
 is done with it: the request is judged there, from its first byte, as if it had come there.
 
-Some things there may be only one of: which DPoP proofs were used, how often somebody guessed a password. Requests that
-touch these are the first process's.
+Some things there may be only one of: what remembers which DPoP proofs were used, the embedded authorization server.
+Requests that touch these are the first process's.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ async def running(load: Load, siblings: Siblings | None = None) -> AsyncIterator
     """
     configuration = load()
     policy = policy_of(configuration)
-    async with open_audit(configuration) as audit:
+    async with open_audit(configuration, takes_turns=siblings is not None) as audit:
         parts = Running(configuration, policy, load, audit, siblings)
         async with _closing(parts), parts.pool, anyio.create_task_group() as tasks:
             await parts.pool.apply(bounded(configuration))
