@@ -71,7 +71,7 @@ def main() -> None:
     )
     for (connections, workers), found in sorted(runs.items()):
         middle = {name: statistics.median(run[name] for run in found) for name in found[0]}
-        figures = " | ".join(f"{middle[name]:.0f}" for name in ("rps", "p50_us", "p99_us", "cpu_us", "wrong"))
+        figures = " | ".join(f"{middle[name]:.0f}" for name in ("calls_s", "p50_us", "p99_us", "cpu_us", "wrong"))
         sys.stdout.write(f"| {connections} | {workers} | {figures} |\n")
     sys.stdout.write(f"\n{os.cpu_count()} cores, load before and after: {os.getloadavg()}\n")
     sys.exit(any(run["wrong"] for found in runs.values() for run in found))
