@@ -8,7 +8,7 @@ from mcp_gateway.audit.redact import RULES
 from mcp_gateway.config.detectors import DetectorConfig
 from mcp_gateway.config.servers import Configuration
 from mcp_gateway.config.toml_lines import did_you_mean
-from mcp_gateway.errors import Complaint, PolicyInvalid
+from mcp_gateway.errors import Complaint, ConfigInvalid, PolicyInvalid
 from mcp_gateway.guards.content import Content
 from mcp_gateway.guards.detect import Detector, Judge, KnownSecrets, installed
 from mcp_gateway.guards.injection import Injection
