@@ -62,6 +62,8 @@ _APPLY: Final[Mapping[What, Callable[[Running], Awaitable[str]]]] = {
 
 
 async def _note(running: Running, what: What, note: str) -> None:
+    if running.siblings is not None and not running.siblings.is_first:
+        return  # every process follows the files, and one says so
     try:
         await running.audit.note(what, "reload", reason=note)
     except StoreUnavailable as e:

@@ -226,6 +226,8 @@ async def test_an_edit_between_reading_and_watching_is_not_lost(tmp_path: Path) 
 class Deaf:
     """Parts whose audit cannot be written."""
 
+    siblings = None
+
     def __init__(self, outcome: Callable[[], str]) -> None:
         self.audit = self
         self._outcome = outcome

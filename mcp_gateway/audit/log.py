@@ -27,6 +27,7 @@ from mcp_gateway.storage.sqlite import Durability, GroupWriter, StoreSettings
 
 __all__ = ["AuditLog", "AuditSettings", "Durability", "Entry", "Record"]
 
+TURN_FILE: Final = "audit.turn"
 FLUSH_EVERY_S: Final = 3.0
 MAX_REFUSAL_REASONS: Final = 100
 MAX_POLICIES: Final = 64
@@ -49,6 +50,8 @@ class AuditSettings:
     busy_timeout_s: float = 2.0
     max_waiting: int = 10_000
     probe_every_s: float = 1.0
+    takes_turns: bool = False
+    """Whether other processes write as much as this one does."""
     clock: Callable[[], float] = field(default=time.time)
 
 
@@ -92,8 +95,9 @@ class AuditLog:
             self._policies,
             s.clock,
         )
-        on_loop = s.durability is Durability.PROCESS
-        store = StoreSettings(s.path, s.durability, s.busy_timeout_s, s.max_waiting, s.probe_every_s, on_loop)
+        turns = s.state_dir / TURN_FILE if s.takes_turns else None
+        on_loop = s.durability is Durability.PROCESS and turns is None  # the loop waits for nobody's turn
+        store = StoreSettings(s.path, s.durability, s.busy_timeout_s, s.max_waiting, s.probe_every_s, on_loop, turns)
         self._writer = GroupWriter(store, ledger)
         await self._writer.start()
 

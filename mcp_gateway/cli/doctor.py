@@ -178,6 +178,10 @@ async def check_gateway(patient: Patient) -> list[Finding]:
             findings.append(
                 found(Code.GATEWAY_VERSION, "gateway", said, command=f"mcp-gateway stop{patient.config_option}")
             )
+        for one in told.get("workers", []):
+            if one["state"] != "ready":
+                said = f"worker {one['number']}: {one['state']}"
+                findings.append(found(Code.GATEWAY_WORKER, "gateway", said))
         for text in told["complaints"].values():
             findings.append(found(Code.GATEWAY_CONFIG, "gateway", str(text).partition("\n")[0]))
         return findings

@@ -36,6 +36,7 @@ class Code(StrEnum):
     KEY_STRANGER = "GW-KEY-STRANGER"
     GATEWAY_VERSION = "GW-GATEWAY-VERSION"
     GATEWAY_CONFIG = "GW-GATEWAY-CONFIG"
+    GATEWAY_WORKER = "GW-GATEWAY-WORKER"
     CLIENT_PROGRAM = "GW-CLIENT-PROGRAM"
     CLIENT_CONFIG = "GW-CLIENT-CONFIG"
     CLIENT_AGENT = "GW-CLIENT-AGENT"
@@ -161,6 +162,11 @@ FAULTS: Final[dict[Code, Fault]] = {
         "The gateway that runs could not use the last edit of servers.toml or of the policy, and goes on with the one "
         "before.",
         "Correct what `mcp-gateway check` complains about; it is taken over by itself.",
+    ),
+    Code.GATEWAY_WORKER: Fault(
+        "warning",
+        "One of several workers (`serve --workers`) does not serve at the moment: it has died and is started again.",
+        "The others go on. Its log, where `serve` writes, says why; one that dies again and again waits ever longer.",
     ),
     Code.CLIENT_PROGRAM: Fault(
         "fault",

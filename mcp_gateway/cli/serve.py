@@ -9,8 +9,9 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -21,7 +22,8 @@ from anyio.abc import TaskGroup
 from mcp_gateway import __version__
 from mcp_gateway.cli.introduce import Introduction, agents, how_to_connect, upstreams, url_of
 from mcp_gateway.cli.loop import run_loop
-from mcp_gateway.cli.output import DEFAULT_CONFIG, AsJson, ConfigPath, LogLevel, out, print_json, warn
+from mcp_gateway.cli.output import DEFAULT_CONFIG, EXIT_UNUSABLE, AsJson, ConfigPath, LogLevel, out, print_json, warn
+from mcp_gateway.cli.program import program_words
 from mcp_gateway.cli.shared import (
     RECORD_FILE,
     RUNNING_LOCK,
@@ -32,7 +34,9 @@ from mcp_gateway.cli.shared import (
     unlisten,
     write_record,
 )
-from mcp_gateway.config.servers import load
+from mcp_gateway.cli.worker import AtWork, Worker
+from mcp_gateway.cli.workers import MAX_WORKERS, Crew
+from mcp_gateway.config.servers import Configuration, load
 from mcp_gateway.config.settings import Settings, address
 from mcp_gateway.domain import Json
 from mcp_gateway.frontdoor.admin import AdminDoor
@@ -48,6 +52,7 @@ from mcp_gateway.upstreams import sdk
 from mcp_gateway.wiring import (
     Load,
     Running,
+    check_shareable,
     keys_of,
     running,
     started_now,
@@ -77,13 +82,17 @@ class How:
     linger_s: float | None = None
     """Stop when nobody has been attached for so long; None: never."""
     as_json: bool = False
+    worker: Worker | None = None
+    """Which of several processes this is; None: the only one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
     """Where agents come over HTTP, and where operators' programs do, if they may."""
 
-    agents: socket.socket
+    agents: socket.socket | None
+    """None: another process takes the connections and hands them on."""
+    url: str
     admin: socket.socket | None
 
 
@@ -94,6 +103,8 @@ def serve(
     linger: Annotated[
         str, typer.Option(help="Seconds after which to stop when nobody is attached; `forever`: not.")
     ] = FOREVER,
+    workers: Annotated[int, typer.Option(min=1, max=MAX_WORKERS, help="Processes that share the port.")] = 1,
+    as_worker: Annotated[str, typer.Option(hidden=True)] = "",
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> None:
@@ -104,10 +115,45 @@ def serve(
     at = address(listen) if listen else None
     if listen and at is None:
         raise typer.BadParameter(f"{listen!r} is not an address and a port, such as 127.0.0.1:8765 or [::1]:8765")
-    how = How(not no_http, _seconds(linger), as_json)
+    how = How(not no_http, _seconds(linger), as_json, Worker.of(as_worker) if as_worker else None)
     setup_logging(log_level)
     path = Path(config)
-    run_loop(lambda: _serve(lambda: load(path, os.environ, at), how))
+
+    def load_again() -> Configuration:
+        return load(path, os.environ, at)
+
+    if workers == 1:
+        run_loop(lambda: _serve(load_again, how))
+        return
+    _check_workers(how)
+    said = ["--config", config, "--listen", listen, "--log-level", log_level, *(["--json"] if as_json else [])]
+    run_loop(lambda: _supervise(load_again, [*program_words(), "serve", *said], workers))
+
+
+def _check_workers(how: How) -> None:
+    """Refuse what several processes cannot do."""
+    if not how.over_http:
+        raise typer.BadParameter("--workers share a port, and --no-http opens none")
+    if how.linger_s is not None:
+        raise typer.BadParameter("--workers stay until they are told to stop: --linger is for one process")
+    if not hasattr(socket, "send_fds"):
+        raise typer.BadParameter("--workers hand connections to each other, which this platform cannot do")
+
+
+async def _supervise(load_again: Load, words: list[str], workers: int) -> None:
+    configuration = load_again()
+    check_shareable(configuration)
+    settings = configuration.settings
+    with (
+        listening_socket(settings.host, settings.port) as listener,
+        locked(settings.state / RUNNING_LOCK, wait=False) as is_first,
+    ):
+        if not is_first:
+            warn("another gateway runs on this state folder; --workers need it for themselves: mcp-gateway stop")
+            raise typer.Exit(EXIT_UNUSABLE)
+        status = await Crew([*words, "--as-worker"], listener, url_of(listener), settings.state, workers).work()
+    if status:
+        raise typer.Exit(status)
 
 
 def _seconds(written: str) -> float | None:
@@ -122,34 +168,40 @@ def _seconds(written: str) -> float | None:
 async def _serve(load_again: Load, how: How) -> None:
     settings = load_again().settings
     # Before anything is started: a second gateway on the same port should end at once, and start no upstream.
-    with _http_sockets(settings, how) as sockets, locked(settings.state / RUNNING_LOCK, wait=False) as is_first:
+    with _http_sockets(settings, how) as sockets, _first(settings, how.worker) as is_first:
         if sockets is None and not is_first:
             out.print("another gateway runs on this configuration already")
             return
-        async with running(load_again) as parts:
+        at_work = None if how.worker is None else AtWork(how.worker)
+        async with running(load_again, None if at_work is None else at_work.siblings) as parts:
             for complaint in parts.configuration.warnings:
                 warn(str(complaint))
-            async with _attachable(parts, sockets, is_first) as attach, anyio.create_task_group() as tasks:
+            pid = os.getpid() if how.worker is None else os.getppid()
+            async with _attachable(parts, sockets, is_first, pid) as attach, anyio.create_task_group() as tasks:
                 tasks.start_soon(keep_current, parts)
+                if at_work is not None:
+                    tasks.start_soon(_end_when_alone, at_work)
                 if sockets is not None:
-                    await _over_http(parts, sockets, how, tasks)
+                    await _over_http(parts, sockets, how, tasks, at_work)
                 else:
                     await _until_told(attach, how)
                 tasks.cancel_scope.cancel()
 
 
-async def _over_http(parts: Running, sockets: Sockets, how: How, tasks: TaskGroup) -> None:
+async def _over_http(parts: Running, sockets: Sockets, how: How, tasks: TaskGroup, at_work: AtWork | None) -> None:
     settings, started = parts.configuration.settings, started_tasks_of(parts.configuration)
-    keys, origin = keys_of(parts.configuration), url_of(sockets.agents).removesuffix("/mcp")
+    keys, origin = keys_of(parts.configuration), sockets.url.removesuffix("/mcp")
     parts.serve_pages_at(origin)
     async with trusting(parts, keys, started, origin) as trust:
         door, legacy = parts.http_door(trust)
         tasks.start_soon(keep_house, parts.closers, legacy, trust.verifier, utc_now)
-        tasks.start_soon(_introduce, parts, keys, sockets, how.as_json)
+        if how.worker is None or (how.worker.is_first and not how.worker.is_again):
+            tasks.start_soon(_introduce, parts, keys, sockets, how.as_json)
         if sockets.admin is not None:
             tasks.start_soon(_serve_admin, parts.admin_door(started), sockets.admin, settings.max_header_bytes)
         spare_the_collector()
-        await serve_http(door, sockets.agents, parts.closers, settings.max_header_bytes)
+        taking = None if at_work is None else partial(at_work.begin, meet=parts.meet)
+        await serve_http(door, sockets.agents, parts.closers, settings.max_header_bytes, taking=taking)
 
 
 async def _serve_admin(door: AdminDoor, listener: socket.socket, max_header_bytes: int) -> None:
@@ -175,32 +227,53 @@ async def _stop_when_idle(attach: AttachDoor, linger_s: float, stop: asyncio.Eve
     stop.set()
 
 
+async def _end_when_alone(at_work: AtWork) -> None:
+    await at_work.until_alone()
+    _log.warning("the process that started this worker is gone")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _first(settings: Settings, worker: Worker | None) -> AbstractContextManager[bool]:
+    """Whether this is the first gateway of its state folder; of several workers, the first one is."""
+    if worker is not None:  # whoever started it holds the lock
+        return nullcontext(worker.is_first)
+    return locked(settings.state / RUNNING_LOCK, wait=False)
+
+
 @contextmanager
 def _http_sockets(settings: Settings, how: How) -> Iterator[Sockets | None]:
     if not how.over_http:
         yield None
         return
-    admin = listening_socket(*settings.admin) if settings.admin is not None else nullcontext()
+    worker = how.worker
+    has_admin = settings.admin is not None and (worker is None or worker.is_first)
+    admin = listening_socket(*settings.admin) if has_admin and settings.admin else nullcontext()
+    if worker is not None:
+        with admin as operators_come_to:
+            yield Sockets(None, worker.url, operators_come_to)
+        return
     with listening_socket(settings.host, settings.port) as agents_come_to, admin as operators_come_to:
-        yield Sockets(agents_come_to, operators_come_to)
+        yield Sockets(agents_come_to, url_of(agents_come_to), operators_come_to)
 
 
 @asynccontextmanager
-async def _attachable(parts: Running, sockets: Sockets | None, is_first: bool) -> AsyncIterator[AttachDoor | None]:
+async def _attachable(
+    parts: Running, sockets: Sockets | None, is_first: bool, pid: int
+) -> AsyncIterator[AttachDoor | None]:
     """Let `mcp-gateway stdio` attach meanwhile; the first gateway of a state folder does."""
     if not is_first:
         yield None
         return
     configuration, started = parts.configuration, time.time()
     state, config = configuration.settings.state, str(configuration.path.absolute())
-    url = url_of(sockets.agents) if sockets is not None else ""
+    url = sockets.url if sockets is not None else ""
     try:
         attach_listener, where = listening(state)
     except OSError as e:
         _log.warning("mcp-gateway stdio cannot attach: %s", e.strerror)
         yield None
         return
-    record = Record(os.getpid(), __version__, config, where, url, started)
+    record = Record(pid, __version__, config, where, url, started)
 
     def about() -> Json:
         return about_running(parts, door, record)
@@ -235,6 +308,7 @@ def about_running(parts: Running, door: AttachDoor, record: Record) -> Json:
     return {
         **asdict(record),
         "upstreams": upstreams_told,
+        "workers": [asdict(one) for one in parts.workers],
         "attached": [asdict(one) for one in door.attached],
         **{key: value for key, value in parts.health().items() if key in ("ok", "ready", "audit")},
         "complaints": parts.complaints,
@@ -246,7 +320,7 @@ def about_running(parts: Running, door: AttachDoor, record: Record) -> Json:
 
 async def _introduce(parts: Running, keys: Keys, sockets: Sockets, as_json: bool) -> None:
     """Say where we listen at once; what there is and who may use it when the upstreams have come up."""
-    url = url_of(sockets.agents)
+    url = sockets.url
     if as_json:
         own = {} if sockets.admin is None else {"admin": url_of(sockets.admin).removesuffix("/mcp")}
         print_json({"event": "listening", "url": url, **own, "version": __version__, "pid": os.getpid()})

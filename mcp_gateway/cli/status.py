@@ -118,10 +118,21 @@ def _gateway(view: View) -> Section:
     ago = timedelta(seconds=int(max(0, time.time() - float(told["started"]))))
     where = f", serves {told['url']}" if told["url"] else ", opens no port"
     lines = [f"  runs since {ago} (process {told['pid']}, version {told['version']}){where}"]
+    lines += _workers(told.get("workers", []))
     lines += [f"  audit {told['audit']}"] if told["audit"] != "ok" else []
     lines += [f"  not in force as it stands: {escaped(text)}" for text in told["complaints"].values()]
     keys = ("pid", "version", "url", "started", "ready", "audit", "complaints", "policy")
-    return Section("gateway", {"running": True, **{key: told[key] for key in keys}}, tuple(lines))
+    data = {"running": True, **{key: told[key] for key in keys}, "workers": told.get("workers", [])}
+    return Section("gateway", data, tuple(lines))
+
+
+def _workers(told: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"  worker {one['number']}: {one['state']}"
+        + (f", process {one['pid']}" if one["pid"] else "")
+        + (f", restarts: {one['restarts']}" if one["restarts"] else "")
+        for one in told
+    ]
 
 
 def _upstreams(view: View) -> Section:

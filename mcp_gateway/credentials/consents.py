@@ -76,6 +76,8 @@ class Consents:
         self._clients = clients
         self._clock = clock
         self._on_kept = on_kept
+        self.mark = ""
+        """What tickets and states begin with: whose they are, of several processes."""
         self._by_ticket: dict[str, Pending] = {}
         self._by_state: dict[str, Pending] = {}
 
@@ -91,7 +93,7 @@ class Consents:
             self._drop(mine[0])
         if len(self._by_ticket) >= MAX_PENDING:
             self._drop(next(iter(self._by_ticket.values())))
-        pending = Pending(secrets.token_urlsafe(32), owner, party, more_scopes, base_url, self._clock())
+        pending = Pending(self.mark + secrets.token_urlsafe(32), owner, party, more_scopes, base_url, self._clock())
         self._by_ticket[pending.ticket] = pending
         return pending
 
@@ -117,7 +119,7 @@ class Consents:
             raise ConsentRefused(f"The login cannot be begun: {e}.") from e
         self._by_state.pop(pending.state, None)
         pending.place, pending.asked = place, party.scopes_for(place, pending.more_scopes)
-        pending.state, pending.verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
+        pending.state, pending.verifier = self.mark + secrets.token_urlsafe(32), secrets.token_urlsafe(48)
         pending.browser = secrets.token_urlsafe(32)
         self._by_state[pending.state] = pending
         return _authorization_url(pending, place, pending.who), pending.browser

@@ -64,6 +64,8 @@ class SignIn:
         self._clock = clock
         self._fetcher = Fetcher(allowed)
         self._discovery = Discovery(_ABOUT, self._fetcher, allowed)
+        self.mark = ""
+        """What states begin with: whose they are, of several processes."""
         self._under_way: dict[str, _UnderWay] = {}
 
     @property
@@ -81,7 +83,7 @@ class SignIn:
             server = await self._discovery.server(self._client.issuer)
         except UpstreamError as e:
             raise ConsentRefused("The sign-in page cannot be reached at the moment.") from e
-        state, secret = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        state, secret = self.mark + secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         verifier, nonce = secrets.token_urlsafe(48), secrets.token_urlsafe(16)
         away = _UnderWay(ticket, self._clock(), server, f"{base_url}{CALLBACK}", secret, verifier, nonce)
         self._under_way[state] = away

@@ -36,6 +36,7 @@ from mcp_gateway.frontdoor.plain import Way, call_in, way_of
 from mcp_gateway.frontdoor.protocol import Answer, Ask, Notice, has_modern_envelope, read_message, readable_id
 from mcp_gateway.frontdoor.rest import ROUTE as REST_ROUTE
 from mcp_gateway.frontdoor.rest import RestDoor
+from mcp_gateway.frontdoor.siblings import FIRST, Siblings
 from mcp_gateway.frontdoor.wire_errors import answer_to
 from mcp_gateway.gateway import Clock, Gateway
 from mcp_gateway.identity.task import task_for
@@ -72,7 +73,9 @@ class HttpDoor:
         consent: ConnectPages | None = None,
         models: ModelsDoor | None = None,
         rest: RestDoor | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
+        self._siblings = siblings
         self._consent = consent
         self._gateway = gateway
         self._doorstep = doorstep
@@ -91,6 +94,9 @@ class HttpDoor:
         if scope["type"] != "http":
             return
         try:
+            if self._siblings is not None and (home := self._home_of(scope, self._siblings)):
+                await self._siblings.hand_on(scope, receive, send, self._doorstep, home)
+                return
             way = way_of(scope, self._doorstep, _ROUTE)
             if way is None or not await self._serve_plain(scope, receive, send, way):
                 await self._serve(scope, receive, send)
@@ -98,6 +104,12 @@ class HttpDoor:
             _logger.exception("a bug of ours ended an HTTP request")
             with suppress(RuntimeError):  # a response has begun, there is no second one: the server hangs up
                 await send_json(send, 500, dump({"error": "internal error"}))
+
+    def _home_of(self, scope: Scope, siblings: Siblings) -> int:
+        """Which other process a request has to be answered by; 0: none."""
+        if self._pages is not None and self._pages.owns(scope["path"]):
+            return siblings.other(FIRST)
+        return siblings.home_of(scope)
 
     async def _serve_plain(self, scope: Scope, receive: Receive, send: Send, way: Way) -> bool:
         """Serve a tool call whose head was judged before; False, and nothing has happened, if it is not a plain one."""
@@ -215,6 +227,7 @@ class HttpDoor:
         if refusal is not None:
             await self._refuse(send, refusal)
             return
+        body = b""
         try:
             body = await self._doorstep.read_body(scope, receive)
             message, refused = _read(body)
@@ -227,6 +240,8 @@ class HttpDoor:
             message, refused = None, {"jsonrpc": "2.0", "id": None, **answer_to(e, "", Era.LEGACY)}
         if message is None:
             await send_json(send, 400, dump(refused))
+        elif self._siblings is not None and (home := self._siblings.home_named(self._modern.waiting(caller, message))):
+            await self._siblings.hand_on(scope, receive, send, self._doorstep, home, body)
         elif _is_modern(scope, message):
             await self._modern.serve(scope, receive, send, caller, message)
         else:

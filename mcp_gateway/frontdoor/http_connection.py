@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
@@ -84,7 +86,10 @@ class BoundedConnection(asyncio.Protocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        sent: bytes = b"",
     ) -> None:
+        """`sent`: what another process has read from this connection before it was handed in here."""
+        self._sent = sent
         self.loop = _loop or asyncio.get_running_loop()
         self.state = server_state
         self.is_write_paused = False
@@ -122,6 +127,9 @@ class BoundedConnection(asyncio.Protocol):
         self._idle_since = self.loop.time()
         if self._most_at_once and len(self.state.connections) >= self._most_at_once:
             self._let_an_idle_one_go()
+        if self._sent:  # before anything that is read from now on
+            sent, self._sent = self._sent, b""
+            self.data_received(sent)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state.connections.discard(self)
@@ -288,6 +296,11 @@ class BoundedConnection(asyncio.Protocol):
     @property
     def _is_idle(self) -> bool:
         return not (self._waiting or self.transport.is_closing())
+
+    def holds_only(self, exchange: Exchange) -> bool:
+        """Whether nothing but this request has come and nothing waits to be sent."""
+        is_last = exchange is self._newest and len(self._waiting) == 1 and self._is_in_message != exchange.is_whole
+        return is_last and not self._is_deaf and not self.transport.get_write_buffer_size()
 
     def resume_reading(self) -> None:
         """The application has taken what had come."""
@@ -463,6 +476,20 @@ class Exchange:
         self.wake()
         connection.answered(self)
         return True
+
+    def give_away(self) -> socket.socket | None:
+        """The connection, for another process to answer this request on it; this one is done with it.
+
+        None where it cannot be: something was sent already, or asked besides.
+        """
+        connection = self._connection
+        if self.is_disconnected or self._head is not None or not connection.holds_only(self):
+            return None
+        found = connection.transport.get_extra_info("socket")
+        given = socket.socket(fileno=os.dup(found.fileno()))
+        self.is_answered = True
+        connection.transport.abort()  # closes our descriptor; the connection lives as long as there is another one
+        return given
 
     async def run(self, app: ASGIApp) -> None:
         """Let the application answer; what it leaves undone ends the connection."""

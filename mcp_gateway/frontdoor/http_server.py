@@ -7,8 +7,9 @@ import gc
 import resource
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Any, Final
 
@@ -34,6 +35,10 @@ OTHER_DESCRIPTORS: Final = 2_048
 """What upstreams, the audit and the key store may need, when agents have opened all the connections they may."""
 
 
+Take = Callable[[socket.socket, bytes], None]
+"""Serves a connection that was accepted elsewhere, and what was read from it there."""
+
+
 def listening_socket(host: str, port: int) -> socket.socket:
     """A bound socket. Raises `ConfigInvalid` where the address cannot be had; port 0 takes a free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -52,14 +57,23 @@ def listening_socket(host: str, port: int) -> socket.socket:
 
 
 async def serve_http(
-    door: ASGIApp, listener: socket.socket, closers: Closers, max_header_bytes: int, *, hears_signals: bool = True
+    door: ASGIApp,
+    listener: socket.socket | None,
+    closers: Closers,
+    max_header_bytes: int,
+    *,
+    hears_signals: bool = True,
+    taking: Callable[[Take], None] | None = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or cancellation: then streams end at once and calls under way get `DRAIN_S`.
 
-    A process has one server that hears signals; others end when they are cancelled.
+    A process has one server that hears signals; others end when they are cancelled. `taking` is told how connections
+    are handed in that another process has accepted.
     """
     server = (Server if hears_signals else SideServer)(door, closers, max_header_bytes)
-    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    serving = asyncio.ensure_future(server.serve(sockets=[] if listener is None else [listener]))
+    if taking is not None:
+        taking(server.take)
     try:
         await asyncio.shield(serving)
     finally:
@@ -98,6 +112,24 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._closers = closers
+        self._taking: set[asyncio.Task[None]] = set()
+
+    def take(self, connection: socket.socket, sent: bytes = b"") -> None:
+        """Serve a connection that was accepted elsewhere, beginning with what was read from it there."""
+        taking = asyncio.get_running_loop().create_task(self._take(connection, sent))
+        self._taking.add(taking)
+        taking.add_done_callback(self._taking.discard)
+
+    async def _take(self, connection: socket.socket, sent: bytes) -> None:
+        if self.should_exit:
+            connection.close()
+            return
+        if not self.config.loaded:
+            self.config.load()
+        made_by: Any = self.config.http_protocol_class
+        make = partial(made_by, self.config, self.server_state, {}, sent=sent)
+        connection.setblocking(False)
+        await asyncio.get_running_loop().connect_accepted_socket(make, connection)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop; at a second Ctrl-C without waiting. uvicorn's own would raise the signal again once it has stopped,

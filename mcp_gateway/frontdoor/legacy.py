@@ -112,8 +112,15 @@ class LegacyDoor:
     """Serves handshake-era requests whose caller is known and whose body, if any, is parsed."""
 
     def __init__(
-        self, answers: Answers, bulletin: Bulletin, closers: Closers, challenges: Challenges = NO_CHALLENGES
+        self,
+        answers: Answers,
+        bulletin: Bulletin,
+        closers: Closers,
+        challenges: Challenges = NO_CHALLENGES,
+        mark: str = "",
     ) -> None:
+        """`mark`: what the ids of sessions begin with."""
+        self._mark = mark
         self._answers = answers
         self._challenges = challenges
         self._bulletin = bulletin
@@ -173,7 +180,7 @@ class LegacyDoor:
                 self._forget(session)
 
     async def _open(self, scope: Scope, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
-        session = HttpSession(secrets.token_urlsafe(24), caller)
+        session = HttpSession(self._mark + secrets.token_urlsafe(24), caller)
         try:
             session.initialize(message.params)
             self._keep(session)

@@ -20,7 +20,16 @@ from mcp_gateway.frontdoor.exchange import Closers, Exchange, send_json
 from mcp_gateway.frontdoor.head import Lines, head_of
 from mcp_gateway.frontdoor.http_connection import EXCHANGE
 from mcp_gateway.frontdoor.listen import Bulletin
-from mcp_gateway.frontdoor.protocol import CALLS, Answer, Ask, Asked, Notice, client_name, has_plain_envelope
+from mcp_gateway.frontdoor.protocol import (
+    CALLS,
+    Answer,
+    Ask,
+    Asked,
+    Notice,
+    client_name,
+    has_modern_envelope,
+    has_plain_envelope,
+)
 from mcp_gateway.frontdoor.rounds import Rounds
 from mcp_gateway.frontdoor.wire_errors import answer_to, http_status
 from mcp_gateway.frontdoor.wire_tasks import WIRE_TASK_VERBS
@@ -74,6 +83,16 @@ class ModernDoor:
             await self._listen(receive, send, caller, message)
         else:
             await self._answer(scope, receive, send, caller, message)
+
+    def waiting(self, caller: Caller, message: Ask | Notice | Answer) -> str:
+        """The name of the call that waits for this request, whichever process holds it; empty: none does."""
+        if (
+            not isinstance(message, Ask)
+            or "requestState" not in message.params
+            or not has_modern_envelope(message.params)
+        ):
+            return ""
+        return self._rounds.waiting(caller, _asked(message))
 
     def takes_plain(self, message: Ask) -> bool:
         """Whether `serve_plain` may have this call: of a tool there is, whose headers need no look at its arguments.

@@ -155,8 +155,12 @@ class _Place:
 class ParkingLot:
     """All parked calls of one gateway process."""
 
-    def __init__(self, closers: Closers, ttl_s: float = TTL_S) -> None:
-        """`closers`: they end a parked call like a stream, when its credential is revoked or the gateway stops."""
+    def __init__(self, closers: Closers, ttl_s: float = TTL_S, mark: str = "") -> None:
+        """`closers`: they end a parked call like a stream, when its credential is revoked or the gateway stops.
+
+        `mark`: what handles begin with.
+        """
+        self._mark = mark
         self._closers = closers
         self._ttl_s = ttl_s
         self._parked: dict[str, _Place] = {}
@@ -169,7 +173,7 @@ class ParkingLot:
     def park(self, call: ParkedCall) -> str:
         """Keep `call` until somebody takes it or its time is over; returns the handle that leads to it from now on."""
         self.forget(call.handle)
-        call.handle = handle = secrets.token_urlsafe(18)
+        call.handle = handle = self._mark + secrets.token_urlsafe(18)
         timer = asyncio.get_running_loop().call_later(self._ttl_s, call.give_up)
         self._parked[handle] = _Place(call, timer, self._closers.add(call.caller, call.give_up))
         self._count_of[call.caller.agent] += 1

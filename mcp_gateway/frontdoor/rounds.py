@@ -86,6 +86,15 @@ class Rounds:
         finally:
             reply.finish()
 
+    def waiting(self, caller: Caller, asked: Asked) -> str:
+        """The handle of the parked call that a request leads back to; empty: it leads to none. Nothing is used up."""
+        state = asked.params.get("requestState") if asked.method in CALLS else None
+        try:
+            payload = self._seals.open(state, _binding(caller, asked), self._now_s()) if isinstance(state, str) else {}
+        except SealBrokenError:
+            return ""
+        return str(payload.get("park", ""))
+
     def close(self) -> None:
         """The agents are gone and cannot come back: whatever waits for them ends."""
         self._lot.close()

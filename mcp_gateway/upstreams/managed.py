@@ -203,13 +203,17 @@ class ManagedUpstream:
         connection = self._connection or await self._connection_within(timeout_s)
         return await self._listed(connection, credential, before)
 
-    def watch(self, uris: frozenset[str]) -> None:
-        """See `domain.Upstream.watch`."""
-        self.watched.want(uris)
+    def watch(self, uris: frozenset[str], asker: object = None) -> None:
+        """See `domain.Upstream.watch`. `asker`: another process that wants this, besides our own agents."""
+        self.watched.want(uris, asker)
 
-    def follow(self, task_ids: frozenset[str]) -> None:
+    def follow(self, task_ids: frozenset[str], asker: object = None) -> None:
         """See `domain.Upstream.follow`."""
-        self.watched.follow(task_ids)
+        self.watched.follow(task_ids, asker)
+
+    def forget_listing(self) -> None:
+        """What was listed belongs to another server."""
+        self.listing = None
 
     async def declined(self, uris: frozenset[str]) -> frozenset[str]:
         """See `domain.Upstream.declined`."""

@@ -11,7 +11,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from mcp_gateway.config.servers import ServerConfig
-from mcp_gateway.domain import NOTHING, Json, Listing, OwnCredentials, UpstreamStatus
+from mcp_gateway.domain import NOTHING, Json, Listing, OwnCredentials, Upstream, UpstreamStatus
+from mcp_gateway.upstreams.borrowed import BorrowedUpstream, Lender
 from mcp_gateway.upstreams.connection import Limits, Question
 from mcp_gateway.upstreams.login_tool import with_login
 from mcp_gateway.upstreams.managed import ManagedUpstream, Surroundings
@@ -25,7 +26,8 @@ class Pool:
     `on_task` with a name and what an upstream says of a wire task, `on_written` with the name of a plain API in which a
     tool may have changed something; all must be quick and must not raise. `own` has the
     credentials for our own requests, such as lists, where an upstream wants tokens. `remembered` is what was found out
-    about servers (see `handshake.Memory`); hand in one that is kept to spare slow probes at the next start.
+    about servers (see `handshake.Memory`); hand in one that is kept to spare slow probes at the next start. `borrows`:
+    another process of this gateway runs whatever has a state (see `borrowed`).
 
     Entered and left in one task. Leaving it ends every upstream at once and takes at most some seconds.
     """
@@ -42,6 +44,7 @@ class Pool:
         own: OwnCredentials | None = None,
         on_task: Callable[[str, Json], None] = lambda name, params: None,
         on_written: Callable[[str], None] = lambda name: None,
+        borrows: bool = False,
     ) -> None:
         kept = {} if remembered is None else remembered
         self._around = Surroundings(
@@ -55,7 +58,9 @@ class Pool:
             on_task=on_task,
             on_written=on_written,
         )
-        self._upstreams: Mapping[str, ManagedUpstream] = {}
+        self.lender = Lender(self._around) if borrows else None
+        """Runs what has a state, where another process does."""
+        self._upstreams: Mapping[str, ManagedUpstream | BorrowedUpstream] = {}
         self._made: dict[str, tuple[Listing | None, Listing]] = {}
         self._tasks: TaskGroup = anyio.create_task_group()
 
@@ -71,7 +76,12 @@ class Pool:
         await self._tasks.__aexit__(None, None, None)
 
     @property
-    def upstreams(self) -> Mapping[str, ManagedUpstream]:
+    def lent(self) -> Mapping[str, ManagedUpstream]:
+        """Those that this process runs itself."""
+        return {name: found for name, found in self._upstreams.items() if isinstance(found, ManagedUpstream)}
+
+    @property
+    def upstreams(self) -> Mapping[str, Upstream]:
         """Every configured upstream by name, whatever its state, in the order of the configuration."""
         return MappingProxyType(self._upstreams)
 
@@ -140,14 +150,23 @@ class Pool:
             return True
         return False
 
-    def _upstream_for(self, config: ServerConfig, before: ManagedUpstream | None) -> ManagedUpstream:
+    def _upstream_for(
+        self, config: ServerConfig, before: ManagedUpstream | BorrowedUpstream | None
+    ) -> ManagedUpstream | BorrowedUpstream:
         if before is not None and _way_of(before.config) == _way_of(config):
             before.config = config
             return before
-        upstream = ManagedUpstream(config, self._around, before)
+        upstream = self._new(config, before)
         if not config.enabled or before is None or not _is_same_server(before.config, config):
-            upstream.listing = None
+            upstream.forget_listing()
         return upstream
+
+    def _new(
+        self, config: ServerConfig, before: ManagedUpstream | BorrowedUpstream | None
+    ) -> ManagedUpstream | BorrowedUpstream:
+        if self.lender is not None:
+            return self.lender.upstream(config, before if isinstance(before, BorrowedUpstream) else None)
+        return ManagedUpstream(config, self._around, before if isinstance(before, ManagedUpstream) else None)
 
 
 def _way_of(config: ServerConfig) -> ServerConfig:

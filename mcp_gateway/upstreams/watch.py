@@ -47,6 +47,8 @@ class Watch:
         self.dropped = dropped
         self._on_updated = on_updated
         self._missed: set[str] = set()
+        self._wanted_by: dict[object, frozenset[str]] = {}
+        self._tasks_of: dict[object, frozenset[str]] = {}
         self._is_capable = True
         self._is_live = False
         self._stirred = anyio.Event()
@@ -56,16 +58,18 @@ class Watch:
         """What is wanted and was not refused."""
         return self.wanted - self.refused if self._is_capable else frozenset()
 
-    def want(self, uris: frozenset[str]) -> None:
-        """See `domain.Upstream.watch`."""
+    def want(self, uris: frozenset[str], asker: object = None) -> None:
+        """See `domain.Upstream.watch`; what several want is wanted together."""
+        uris = _together(self._wanted_by, asker, uris)
         if uris != self.wanted:
             self.wanted = uris
             self.refused &= uris
             self._missed &= uris
             self.stir()
 
-    def follow(self, task_ids: frozenset[str]) -> None:
+    def follow(self, task_ids: frozenset[str], asker: object = None) -> None:
         """See `domain.Upstream.follow`."""
+        task_ids = _together(self._tasks_of, asker, task_ids)
         if task_ids != self.tasks:
             self.tasks = task_ids
             self.stir()
@@ -134,6 +138,14 @@ class Watch:
         with anyio.move_on_after(within_s):
             while not is_so():
                 await self._stirred.wait()
+
+
+def _together(wanted_by: dict[object, frozenset[str]], asker: object, wanted: frozenset[str]) -> frozenset[str]:
+    """What everybody wants, now that one wants this."""
+    wanted_by[asker] = wanted
+    if not wanted:
+        del wanted_by[asker]
+    return frozenset[str]().union(*wanted_by.values())
 
 
 async def keep_subscribed(watch: Watch, connection: Connection) -> None:

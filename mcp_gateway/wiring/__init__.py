@@ -6,7 +6,7 @@
 from mcp_gateway.wiring.clock import new_request_id, utc_now
 from mcp_gateway.wiring.offers import bounded, catalog_of, naming_rule, sifted_of, upstream_limits
 from mcp_gateway.wiring.parts import Load, Running
-from mcp_gateway.wiring.policies import policy_of
+from mcp_gateway.wiring.policies import check_shareable, policy_of
 from mcp_gateway.wiring.routes import apis_of
 from mcp_gateway.wiring.starting import running, trusting
 from mcp_gateway.wiring.stores import (
@@ -31,6 +31,7 @@ __all__ = [
     "bounded",
     "broker_of",
     "catalog_of",
+    "check_shareable",
     "desk",
     "kept_store",
     "keys_of",

@@ -109,10 +109,10 @@ def listed_by_person(servers: Sequence[ServerConfig]) -> Mapping[str, ServerConf
     return {server.name: server for server in servers if is_one(server)}
 
 
-def public_name_of(held: Held, rules: Mapping[str, NamingRule]) -> tuple[Kind, str] | None:
-    """The name an agent would ask for it by; None for what has none."""
-    word, _, name = held.key.partition(":")
+def public_name_of(upstream: str, key: str, rules: Mapping[str, NamingRule]) -> tuple[Kind, str] | None:
+    """The name an agent would ask for what has this key in servers.lock by; None for what has none."""
+    word, _, name = key.partition(":")
     if word == INSTRUCTIONS:
         return None
-    kind, rule = Kind(word), rules.get(held.upstream, NamingRule())
-    return kind, public_name(held.upstream, name, rule.prefix) if kind in (Kind.TOOL, Kind.PROMPT) else name
+    kind, rule = Kind(word), rules.get(upstream, NamingRule())
+    return kind, public_name(upstream, name, rule.prefix) if kind in (Kind.TOOL, Kind.PROMPT) else name

@@ -7,8 +7,9 @@ become one `Snapshot` in `refresh`, the only place that makes one.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
-import secrets
+import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +32,7 @@ from mcp_gateway.config.servers import Configuration, ServerConfig
 from mcp_gateway.config.settings import is_loopback
 from mcp_gateway.config.upstream_auth import AuthKind
 from mcp_gateway.credentials.owners import Owner, owner_of
-from mcp_gateway.domain import Caller, Kind, Listing, StartedTask, Strength, Target, UpstreamState
+from mcp_gateway.domain import Caller, Json, Kind, Listing, StartedTask, Strength, Target, UpstreamState
 from mcp_gateway.errors import Complaint, ConfigInvalid
 from mcp_gateway.frontdoor.admin import AdminDoor
 from mcp_gateway.frontdoor.answers import SERVER_INFO, Answers
@@ -49,9 +50,11 @@ from mcp_gateway.frontdoor.login_pages import FORM_S, LoginPages
 from mcp_gateway.frontdoor.models import ModelsDoor
 from mcp_gateway.frontdoor.modern import ModernDoor
 from mcp_gateway.frontdoor.parking import ParkingLot
+from mcp_gateway.frontdoor.protocol import can_answer
 from mcp_gateway.frontdoor.rest import RestDoor
 from mcp_gateway.frontdoor.rounds import Rounds
 from mcp_gateway.frontdoor.seals import Seals
+from mcp_gateway.frontdoor.siblings import Siblings
 from mcp_gateway.frontdoor.stdio import StdioDoor
 from mcp_gateway.frontdoor.task_news import TaskNews
 from mcp_gateway.frontdoor.updates import Updates
@@ -72,8 +75,11 @@ from mcp_gateway.storage.kept import DATABASE as KEPT_FILE
 from mcp_gateway.storage.lists import ListStore
 from mcp_gateway.storage.private import random_key
 from mcp_gateway.storage.used import UsedOnce
+from mcp_gateway.storage.workers import Standing, read_standings
 from mcp_gateway.upstreams.bridge import LEGACY_CAPABILITIES, put_question
 from mcp_gateway.upstreams.connection import SILENT
+from mcp_gateway.upstreams.lending import Lending
+from mcp_gateway.upstreams.link import Told
 from mcp_gateway.upstreams.own_lists import OwnLists
 from mcp_gateway.upstreams.own_lists import Surroundings as OwnListsSurroundings
 from mcp_gateway.upstreams.pool import Pool
@@ -88,7 +94,7 @@ from mcp_gateway.wiring.offers import (
     upstream_limits,
 )
 from mcp_gateway.wiring.own_catalogs import OwnCatalogs
-from mcp_gateway.wiring.policies import policy_of
+from mcp_gateway.wiring.policies import check_shareable, policy_of
 from mcp_gateway.wiring.routes import apis_of, routes_of
 from mcp_gateway.wiring.senders import Senders
 from mcp_gateway.wiring.stores import broker_of, kept_store
@@ -118,7 +124,17 @@ Load = Callable[[], Configuration]
 class Running:
     """A gateway's parts while it runs, and how they are replaced."""
 
-    def __init__(self, configuration: Configuration, policy: Policy, load: Load, audit: AuditLog) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        policy: Policy,
+        load: Load,
+        audit: AuditLog,
+        siblings: Siblings | None = None,
+    ) -> None:
+        """`siblings`: the processes this gateway consists of; None: it is this one alone."""
+        self.siblings = siblings
+        mark = "" if siblings is None else siblings.mark
         self.configuration = configuration
         """In force: its `settings` stay those the process was started with."""
         self.policy = policy
@@ -134,7 +150,10 @@ class Running:
         self.broker = broker_of(configuration, self._pages_for, self._note_login)
         self.broker.note = lambda upstream, agent, what: audit.note("login", upstream, agent=agent, reason=what)
         self.broker.apply(configuration.servers, settings.allow_addresses)
+        self.broker.consents.mark = mark
         self.sign_in = sign_in_of(settings)
+        if self.sign_in is not None:
+            self.sign_in.mark = mark
         visitor_seals = Seals(random_key(settings.state / SEAL_KEY_FILE), "visitor", VISIT_S) if self.sign_in else None
         self.pages = ConnectPages(self.broker.consents, configuration.identity.url, self.sign_in, visitor_seals)
         self.pages_listener = ConnectListener(self.pages)
@@ -145,13 +164,14 @@ class Running:
             limits=limits,
             on_question=put_question,
             question_capabilities=LEGACY_CAPABILITIES,
-            on_updated=lambda upstream, uri: self.updates.note(upstream, uri),
+            on_updated=self._note_updated,
             own=self.broker,
-            on_task=lambda upstream, params: self.task_news.note(upstream, params),
+            on_task=self._note_task,
             on_written=lambda upstream: self.senders.note_written(upstream),
+            borrows=siblings is not None and not siblings.is_first,
         )
         by_person = OwnListsSurroundings(
-            lambda: self.pool.upstreams,
+            lambda: self.pool.lent,
             lambda caller, name: owner_of(caller, self._by_person[name]).id,
             self.broker.credential_if_any,
             lambda _: self._refresh_soon(),
@@ -160,6 +180,7 @@ class Running:
         self._by_person: Mapping[str, AuthKind] = {}
         self._own: OwnCatalogs | None = None
         self._apply_by_person(configuration.servers)
+        self.lending = Lending(lambda: self.pool.lent, can_answer) if siblings and siblings.is_first else None
         self.senders = Senders(settings, self.broker.credential_for, self.broker.prove)
         self.budgets = Budgets(settings.state, utc_now)
         self.transactions = Transactions(settings.state, utc_now, settings.approval_wait_s, self._note_asking)
@@ -181,11 +202,11 @@ class Running:
         self.task_news = TaskNews(self.gateway, wire_tasks, new_request_id)
         self.bulletin = Bulletin(self.gateway, SERVER_INFO, self.updates, self.task_news)
         above = configuration.settings.search_above
-        cursors = Cursors(secrets.token_bytes(32))
+        cursors = Cursors(hmac.digest(master_key, b"cursors", "sha256"))
         self.answers = Answers(self.gateway, cursors, new_request_id, wire_tasks, self.updates, above)
         seals = Seals(master_key, "request state", STATE_TTL_S)
         self.used = UsedOnce(configuration.settings.state)
-        self.rounds = Rounds(self.answers, ParkingLot(self.closers), seals, time.time, self.used.take)
+        self.rounds = Rounds(self.answers, ParkingLot(self.closers, mark=mark), seals, time.time, self.used.take)
         self._complaints: dict[str, str] = {}
         self._refreshing: asyncio.TimerHandle | None = None
 
@@ -198,6 +219,8 @@ class Running:
         after = replace(written, settings=before.settings, identity=before.identity)
         if after == before:
             return ""
+        if self.siblings is not None:
+            check_shareable(after)
         self.configuration = after
         if after.detectors != before.detectors:
             self._content = self.judges.content(after.detectors)
@@ -227,6 +250,8 @@ class Running:
 
         Raises `ConfigInvalid`, and changes nothing, if it cannot be used.
         """
+        if self.pool.lender is not None:  # what is approved, the first process tells
+            return ""
         note = self.pins.reload()
         self.refresh()
         return note
@@ -243,6 +268,15 @@ class Running:
             with anyio.CancelScope(shield=True):
                 await self.pins.flush(note)
 
+    async def meet(self, end: socket.socket) -> None:
+        """Talk to another process of this gateway over one end of a pair of sockets."""
+        if self.lending is not None:
+            await self.lending.lend_to(end)
+        elif self.pool.lender is not None:
+            await self.pool.lender.connect(end)
+        else:
+            end.close()
+
     async def settled(self, timeout_s: float) -> None:
         """Wait until every upstream has come up or failed once, and the snapshot knows; at most `timeout_s`."""
         await self.pool.settled(timeout_s)
@@ -252,6 +286,8 @@ class Running:
         """Judge by what the configuration, the policy and the upstreams say now; tell agents whose lists changed."""
         self._cancel_refresh()
         self.gateway.swap(self._snapshot())
+        if self.lending is not None:
+            self.lending.publish(self._told())
         told = self.bulletin.publish()
         _log.debug("snapshot replaced, %d agents told", told)
 
@@ -266,6 +302,11 @@ class Running:
     def complaints(self) -> Mapping[str, str]:
         """Why a file is not in force as it stands, by what it is about."""
         return dict(self._complaints)
+
+    @property
+    def workers(self) -> tuple[Standing, ...]:
+        """How each process of this gateway is doing, this one among them; none where there is no other."""
+        return () if self.siblings is None else read_standings(self.configuration.settings.state)
 
     def list_costs(self) -> list[dict[str, Any]]:
         """How long the list of tools is that each agent gets on each task, and about how many tokens it costs; the
@@ -288,6 +329,7 @@ class Running:
         """How the parts are doing, without a name in it: anybody may read this."""
         states = [status.state for status in self.pool.statuses()]
         enabled = [state for state in states if state is not UpstreamState.DISABLED]
+        ready = sum(standing.state == "ready" for standing in self.workers)
         return {
             "ok": self.audit.healthy,
             "ready": UpstreamState.STARTING not in enabled,
@@ -295,12 +337,15 @@ class Running:
             "upstreams": {state.value: states.count(state) for state in sorted(set(states))},
             "audit": "ok" if self.audit.healthy else "cannot be written",
             "complaints": sorted(self._complaints),
+            **({"workers": {"of": len(self.workers), "ready": ready}} if self.siblings is not None else {}),
         }
 
     def http_door(self, trust: Trust) -> tuple[HttpDoor, LegacyDoor]:
         """The ASGI application, and the part of it that keeps sessions."""
         settings, challenges = self.configuration.settings, Challenges(trust.resource)
-        legacy = LegacyDoor(self.answers, self.bulletin, self.closers, challenges)
+        legacy = LegacyDoor(
+            self.answers, self.bulletin, self.closers, challenges, self.siblings.mark if self.siblings else ""
+        )
         modern = ModernDoor(self.gateway, self.rounds, self.bulletin, self.closers, challenges)
         doorstep = Doorstep(
             allowed_hosts=settings.allowed_hosts,
@@ -330,6 +375,7 @@ class Running:
             self.pages,
             models,
             rest,
+            self.siblings,
         )
         return door, legacy
 
@@ -421,8 +467,7 @@ class Running:
 
     def _snapshot(self) -> Snapshot:
         settings, servers = self.configuration.settings, self.configuration.servers
-        sifted = self.pins.sift(self.pool.listings, {server.name: server.trust for server in servers})
-        listings = {name: parted.listing for name, parted in sifted.items()}
+        listings = self._sifted()
         rules = {server.name: naming_rule(server) for server in servers}
         self.audit.remember_policy(self.policy.version, self.policy.text)
         # The login tools come in behind the pins: no upstream defined them.
@@ -446,8 +491,47 @@ class Running:
                 Kind.ROUTE: self.senders.of_routes(servers),
             },
             answering={server.name: self._sampling(server) for server in servers if server.sampling != "relay"},
-            held=frozenset(public for held in self.pins.held if (public := public_name_of(held, rules)) is not None),
+            held=frozenset(
+                public
+                for upstream, keys in self._held_keys().items()
+                for key in keys
+                if (public := public_name_of(upstream, key, rules)) is not None
+            ),
         )
+
+    def _sifted(self) -> Mapping[str, Listing]:
+        """What of each list may be served."""
+        if self.pool.lender is not None:  # the first process has sifted them
+            return self.pool.listings
+        trust = {server.name: server.trust for server in self.configuration.servers}
+        return {name: parted.listing for name, parted in self.pins.sift(self.pool.listings, trust).items()}
+
+    def _held_keys(self) -> Mapping[str, tuple[str, ...]]:
+        """What waits for review, by upstream, as in servers.lock."""
+        if self.pool.lender is not None:
+            return {name: told.held for name, told in self.pool.lender.told.items()}
+        found: dict[str, tuple[str, ...]] = {}
+        for held in self.pins.held:
+            found[held.upstream] = (*found.get(held.upstream, ()), held.key)
+        return found
+
+    def _told(self) -> Mapping[str, Told]:
+        """What the other processes have to know of each upstream."""
+        listings, held = self._sifted(), self._held_keys()
+        return {
+            name: Told(upstream.status, listings.get(name), held.get(name, ()), upstream.offers_login)
+            for name, upstream in self.pool.lent.items()
+        }
+
+    def _note_updated(self, upstream: str, uri: str) -> None:
+        self.updates.note(upstream, uri)
+        if self.lending is not None:
+            self.lending.note_updated(upstream, uri)
+
+    def _note_task(self, upstream: str, params: Json) -> None:
+        self.task_news.note(upstream, params)
+        if self.lending is not None:
+            self.lending.note_task(upstream, params)
 
     def _sampling(self, server: ServerConfig) -> Sampling:
         answerer = Answerer(

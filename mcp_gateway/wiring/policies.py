@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from mcp_gateway.audit.redact import RULES
 from mcp_gateway.config.detectors import DetectorConfig
-from mcp_gateway.config.servers import Configuration
+from mcp_gateway.config.servers import Configuration, ServerConfig
 from mcp_gateway.config.toml_lines import did_you_mean
-from mcp_gateway.errors import Complaint, PolicyInvalid
+from mcp_gateway.errors import Complaint, ConfigInvalid, PolicyInvalid
 from mcp_gateway.guards.content import Content
 from mcp_gateway.guards.detect import Detector, Judge, KnownSecrets, installed
 from mcp_gateway.guards.injection import Injection
@@ -17,6 +17,7 @@ from mcp_gateway.guards.toxicity import Toxicity
 from mcp_gateway.policy.compile import Policy, compile_policy
 from mcp_gateway.policy.document import load as load_policy
 from mcp_gateway.policy.tables import CODE
+from mcp_gateway.wiring.offers import listed_by_person
 
 
 def policy_of(configuration: Configuration) -> Policy:
@@ -47,3 +48,25 @@ def _check_detectors(policy: Policy, declared: Sequence[DetectorConfig]) -> None
     ]
     if complaints:
         raise PolicyInvalid(complaints)
+
+
+def check_shareable(configuration: Configuration) -> None:
+    """Raises `ConfigInvalid` for what several processes cannot do together."""
+    found = []
+    by_person = listed_by_person(configuration.servers)
+    for server in configuration.servers:
+        if server.enabled and server.rest is not None and server.rest.cache is not None:
+            # What is written through one process would not empty the cache of another one.
+            what = f"the API {server.name!r} has a cache, which several workers cannot share"
+            found.append(_at(configuration, server, what, "take its cache out, or serve with --workers 1"))
+        if server.name in by_person:
+            # One process has all lists; it could not tell the others what is listed to each person.
+            what = f"{server.name!r} lists to each person what is theirs, which several workers cannot share"
+            found.append(_at(configuration, server, what, "say whose list everybody gets (list_as), or --workers 1"))
+    if found:
+        raise ConfigInvalid(found)
+
+
+def _at(configuration: Configuration, server: ServerConfig, what: str, fix: str) -> Complaint:
+    file, _, line = server.at.rpartition(":")
+    return Complaint(file or str(configuration.path), int(line) if line.isdigit() else 0, what, fix)

@@ -12,6 +12,8 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
+from mcp_gateway.frontdoor.http_server import DRAIN_S
+from mcp_gateway.frontdoor.siblings import Siblings
 from mcp_gateway.identity.keys import Keys
 from mcp_gateway.identity.login import AuthorizationServer, signing_key
 from mcp_gateway.identity.started import StartedTasks, TaskTokenCheck
@@ -33,16 +35,18 @@ LOGIN_KEY_FILE: Final = "login.key"
 
 
 @asynccontextmanager
-async def running(load: Load) -> AsyncIterator[Running]:
+async def running(load: Load, siblings: Siblings | None = None) -> AsyncIterator[Running]:
     """Start a gateway's parts as `load` says; upstreams come up by themselves meanwhile.
+
+    `siblings`: the processes the gateway consists of; None: it is this one alone.
 
     Raises `ConfigInvalid` and `PolicyInvalid` before anything is started, `StoreUnavailable` where the audit cannot
     be opened.
     """
     configuration = load()
     policy = policy_of(configuration)
-    async with open_audit(configuration) as audit:
-        parts = Running(configuration, policy, load, audit)
+    async with open_audit(configuration, takes_turns=siblings is not None) as audit:
+        parts = Running(configuration, policy, load, audit, siblings)
         async with _closing(parts), parts.pool, anyio.create_task_group() as tasks:
             await parts.pool.apply(bounded(configuration))
             await parts.own_lists.recall()
@@ -50,12 +54,16 @@ async def running(load: Load) -> AsyncIterator[Running]:
             tasks.start_soon(_open_when_settled, parts)
             tasks.start_soon(parts.broker.keep_watch)
             tasks.start_soon(anyio.to_thread.run_sync, prices.load, configuration.models.providers)
-            tasks.start_soon(parts.keep_pins)
-            tasks.start_soon(parts.keeper.purge_as_time_goes_by)
+            if parts.pool.lender is None:  # of several processes, the first one keeps house
+                tasks.start_soon(parts.keep_pins)
+                tasks.start_soon(parts.keeper.purge_as_time_goes_by)
             tasks.start_soon(parts.own_lists.keep)
             try:
                 yield parts
             finally:
+                if parts.lending is not None:
+                    with anyio.CancelScope(shield=True):
+                        await parts.lending.returned(DRAIN_S)
                 await parts.senders.close()
                 await parts.judges.close()
                 parts.budgets.close()

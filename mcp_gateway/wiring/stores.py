@@ -26,14 +26,15 @@ from mcp_gateway.storage.kept import KeptStore
 from mcp_gateway.storage.logins import LoginStore
 
 
-def open_audit(configuration: Configuration) -> AbstractAsyncContextManager[AuditLog]:
-    """The audit that a configuration names, to be entered."""
+def open_audit(configuration: Configuration, *, takes_turns: bool = False) -> AbstractAsyncContextManager[AuditLog]:
+    """The audit that a configuration names, to be entered; `takes_turns`: with others that write as much."""
     settings = configuration.settings
     return AuditLog.opened(
         settings.audit,
         settings.state,
         durability=Durability(settings.durability),
         record=Record(settings.record),
+        takes_turns=takes_turns,
     )
 
 

@@ -11,20 +11,20 @@ from anyio import to_thread
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
-from fakes.gateway_process import MCP_GATEWAY, GatewayProcess, serving
+from fakes.gateway_process import MCP_GATEWAY, WORKERS, GatewayProcess, serving
 from fakes.waiting import until
 
 ERAS = ["legacy", "2026-07-28"]
 
 
 @asynccontextmanager
-async def gateway_in(folder: Path, files: Mapping[str, str], *, settled: bool = True) -> AsyncIterator[GatewayProcess]:
+async def gateway_in(
+    folder: Path, files: Mapping[str, str], *, settled: bool = True, workers: int = WORKERS
+) -> AsyncIterator[GatewayProcess]:
     """`serving`, for tests whose own event loop must go on meanwhile: its upstreams run in it."""
-    process = serving(folder, files, settled=False)
+    process = serving(folder, files, settled=settled, workers=workers)
     gateway = await to_thread.run_sync(process.__enter__)
     try:
-        if settled:
-            await to_thread.run_sync(gateway.next_event)
         yield gateway
     finally:
         await to_thread.run_sync(process.__exit__, None, None, None)

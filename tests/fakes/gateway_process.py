@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from pathlib import Path
 MCP_GATEWAY = [sys.executable, "-m", "mcp_gateway"]
 
 START_S = 30.0
+
+WORKERS = int(os.environ.get("MCP_GATEWAY_TEST_WORKERS", "1"))
+"""With 2, every test that starts a gateway holds several workers to what it claims."""
 
 
 @dataclass
@@ -47,6 +51,18 @@ class GatewayProcess:
         if agent not in self._keys:
             self._keys[agent] = self.key(agent)
         return {"Authorization": f"Bearer {self._keys[agent]}"}
+
+    @property
+    def workers(self) -> dict[int, dict[str, object]]:
+        """How each worker is doing, as the gateway writes it down."""
+        return {told["number"]: told for told in json.loads((self.folder / ".mcp-gateway/workers.json").read_text())}
+
+    def wait_for_workers(self, count: int) -> None:
+        """Wait until so many serve."""
+        deadline = time.monotonic() + START_S
+        while [told["state"] for told in self.workers.values()] != ["ready"] * count:
+            assert time.monotonic() < deadline, f"the workers did not come up: {self.workers}"
+            time.sleep(0.02)
 
     def next_event(self) -> dict[str, object]:
         """The next line `serve --json` prints."""
@@ -99,15 +115,17 @@ def serving(
     options: Sequence[str] = (),
     descriptors: int | None = None,
     env: Mapping[str, str] | None = None,
+    workers: int = WORKERS,
 ) -> Iterator[GatewayProcess]:
     """A gateway serving the configuration in `files`; with `settled` its upstreams have come up (or failed once).
 
     `options` are more of the command's, `descriptors` how many files it may open, `env` what its environment has more.
+    Of several `workers`, all are up.
     """
     write_files(folder, files)
     limit = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"]
     process = subprocess.Popen(
-        [*limit, *MCP_GATEWAY, "serve", "--json", "--listen", "127.0.0.1:0", *options],
+        [*limit, *MCP_GATEWAY, "serve", "--json", "--listen", "127.0.0.1:0", "--workers", str(workers), *options],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -119,6 +137,8 @@ def serving(
         gateway.url = str(gateway.next_event()["url"])
         if settled:
             gateway.next_event()
+        if workers > 1:
+            gateway.wait_for_workers(workers)
         yield gateway
     finally:
         if process.poll() is None:

@@ -65,10 +65,16 @@ class Numbers:
 
 @asynccontextmanager
 async def writing(
-    path: Path, scribe: Numbers, max_waiting: int = 100, *, on_loop: bool = False, busy_timeout_s: float = 0.1
+    path: Path,
+    scribe: Numbers,
+    max_waiting: int = 100,
+    *,
+    on_loop: bool = False,
+    busy_timeout_s: float = 0.1,
+    turns: Path | None = None,
 ) -> AsyncIterator[GroupWriter[int]]:
     settings = StoreSettings(
-        path, busy_timeout_s=busy_timeout_s, probe_every_s=0.02, max_waiting=max_waiting, on_loop=on_loop
+        path, busy_timeout_s=busy_timeout_s, probe_every_s=0.02, max_waiting=max_waiting, on_loop=on_loop, turns=turns
     )
     writer = GroupWriter(settings, scribe)
     await writer.start()
@@ -339,3 +345,18 @@ def test_a_reader_cannot_write(path: Path) -> None:
     connect(StoreSettings(path), 1).close()
     with pytest.raises(StoreUnavailable, match="readonly"), reading(path) as db:
         db.execute("CREATE TABLE x (y)")
+
+
+async def test_of_two_writers_that_take_turns_one_waits_for_the_other_and_neither_fails(tmp_path: Path) -> None:
+    one, other, turns = Numbers(), Numbers(), tmp_path / "turn"
+    path = tmp_path / "n.db"
+    async with writing(path, one, turns=turns) as first, writing(path, other, turns=turns) as second:
+        one.gate.clear()
+        written = first.submit(1)
+        await until(turns.exists)
+        waiting = second.submit(2)
+        done, _ = await asyncio.wait({waiting}, timeout=0.3)  # three times as long as SQLite would have waited
+        assert not done
+        one.gate.set()
+        await asyncio.gather(written, waiting)
+    assert other.failures == []

@@ -8,7 +8,6 @@ import pytest
 from fakes.in_process import configured, server_table
 from fakes.leftovers import child_processes
 from mcp_gateway.catalog.naming import NamingRule, public_name
-from mcp_gateway.catalog.pins import Held, Why
 from mcp_gateway.config.servers import ServerConfig
 from mcp_gateway.config.upstream_auth import AuthConfig, AuthKind
 from mcp_gateway.domain import Kind, Listing
@@ -65,7 +64,7 @@ def test_one_persons_resources_are_nobody_elses_unless_the_operator_says_whose_l
 
 def test_what_is_held_back_has_the_name_an_agent_would_ask_for_it_by() -> None:
     def name_of(key: str) -> tuple[Kind, str] | None:
-        return public_name_of(Held("u", key, "", Why.NEW, {}), {"u": NamingRule(prefix="pre")})
+        return public_name_of("u", key, {"u": NamingRule(prefix="pre")})
 
     assert name_of("tool:a:b") == (Kind.TOOL, public_name("u", "a:b", "pre"))
     assert name_of("resource:note:///open") == (Kind.RESOURCE, "note:///open")
