@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fakes.in_process import configured
-from mcp_gateway.errors import PolicyInvalid
-from mcp_gateway.wiring.policies import policy_of
+from mcp_gateway.errors import ConfigInvalid, PolicyInvalid
+from mcp_gateway.wiring.policies import check_shareable, policy_of
 
 
 def test_without_policies_nothing_is_allowed_and_that_is_said(tmp_path: Path) -> None:
@@ -27,3 +27,15 @@ def test_a_guard_that_looks_for_what_nobody_can_find_is_refused_at_its_place(tmp
     assert (complaint.file, complaint.line) == ("policies/guards.toml", 1)
     assert "there is no detector 'personal-date'" in complaint.message
     assert "personal-data" in complaint.fix
+
+
+def test_what_several_workers_cannot_share_is_named_at_its_place(tmp_path: Path) -> None:
+    by_person = '[servers.crm]\nurl = "https://crm.example/mcp"\nauth = "oauth"\n'
+    api = '[servers.api]\nrest = "https://api.example"\ncache = ["GET /**"]\n'
+    with pytest.raises(ConfigInvalid) as refusal:
+        check_shareable(configured(tmp_path, by_person + api))
+    crm, cached = refusal.value.complaints
+    assert "'crm' lists to each person" in crm.message
+    assert "list_as" in crm.fix
+    assert "'api' has a cache" in cached.message
+    assert (crm.line, cached.line) == (1, 4)
