@@ -255,6 +255,25 @@ class Relay(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Something a model provider keeps for one agent: a response, a conversation, a container."""
+
+    provider: str
+    id: str
+    kind: str
+    credential: str
+    """By which key of ours it was made, as a keyed hash: under another one the same id is something else."""
+    model: str
+    """The name the agent asked for when it was made."""
+    target: str
+    """The provider's own name of that model."""
+    tokens: int = 0
+    """What going on from here takes as input, about."""
+    is_open: bool = False
+    """It goes on by itself, and what it takes is not known yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class HttpPart:
     """The HTTP side of a request that is no MCP: a call of a model, or of a plain route."""
 
@@ -270,6 +289,9 @@ class HttpPart:
     """Of a plain API: the name of the route that the request is on; empty: none speaks of it."""
     fault: str = ""
     """Why it cannot be sent although it may be allowed: what the route edits is not there."""
+    method: str = "POST"
+    kept: tuple[Kept, ...] = ()
+    """What the request refers to at a provider, its caller's own: nobody but that provider can be asked."""
 
 
 @made_per_call(frozen=True, slots=True)
@@ -304,6 +326,8 @@ class Request:
     http: HttpPart | None = None
     expects: Usage | None = None
     """What it will take at most, as far as can be told before: what budgets set aside for it."""
+    is_paid: bool = False
+    """What it is about was set aside by an earlier call, so that budgets do not count it again."""
 
     @property
     def arguments(self) -> Mapping[str, Any]:
@@ -621,6 +645,9 @@ class Outcome:
     """None: no cache had anything to do with it."""
     kept: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     """The SHA-256 of what is kept of it because the policy says so, by part."""
+    bill: str = ""
+    """Under which name budgets hold what a response takes that goes on by itself: until a later call, which is paid
+    for, comes with the usage. Mostly empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -637,6 +664,22 @@ class Allowance:
     tokens: int | None = None
     cost: int | None = None
     """Millionths of a US dollar."""
+    alert_at: float | None = None
+    """Which part of it has to be used up for operators to be told; None: they are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How much of one bound is left to a caller."""
+
+    name: str
+    unit: str
+    """`calls`, `tokens` or `usd-micros`."""
+    most: int
+    left: int
+    per_s: int
+    resets_s: int
+    """Until there is all of it again."""
 
 
 @made_per_call(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from mcp_gateway.domain import (
     Reply,
     Request,
     Sender,
+    Standing,
     Target,
     Transport,
     Upstream,
@@ -235,11 +236,14 @@ class Gateway:
             await self._audit.record(caller, request, target, decision, Outcome(OutcomeStatus.REFUSED))
             raise (held and held.refusal) or NotAvailable(wanted, decision)
         looks = inspections(now.policy, caller, request, target, self._clock()) if now.policy.guards else ()
+        # Begun here, needed below: what is set aside and what is written down are on disk about the same time.
+        pays = now.policy.budgets and not request.is_paid
+        paid = self._begin_paying(now, caller, target, request) if pays else None
         opening = self._audit.open(caller, request, target, decision)  # on disk before anything leaves
+        opening = opening if paid is None else paid.refunded_unless(opening)
         entry = await (opening if held is None else held.refunded_unless(opening))
         found: tuple[Finding, ...] = ()
         outcome = Outcome(OutcomeStatus.FAILED)  # what the audit keeps should a bug of ours end the walk here
-        paid: Reservation | None = None
         request, kept = self._overheard(now, caller, request, target) if now.policy.keeps else (request, None)
         self._under_way[caller.agent] += 1
         try:
@@ -247,8 +251,8 @@ class Gateway:
             if looks:
                 request, found = await now.guards.look_at_request(looks, target, request)
             now.guards.check_request(caller, target, request)
-            if now.policy.budgets:
-                paid = await self._pay(now, caller, target, request)
+            if paid is not None:
+                await paid.granted()
             if kept is not None:
                 kept.sent(request)
             outcome = await _sent(now, caller, target, request, reply, held)
@@ -257,16 +261,26 @@ class Gateway:
                 outcome = await now.guards.look_at_outcome(looks, request, outcome, found)
         except (GatewayError, CancelledError) as e:
             # An answer that is blocked was paid for, wherever it came from.
-            outcome = replace(_outcome_of(e, found), usage=outcome.usage, cached=outcome.cached)
+            outcome = replace(_outcome_of(e, found), usage=outcome.usage, cached=outcome.cached, bill=outcome.bill)
             raise
         finally:
             self._under_way[caller.agent] -= 1
-            if held is not None or paid is not None or kept is not None:
-                outcome = await _shielded(_settled(held, paid, kept, outcome))
+            if held is not None or paid is not None or kept is not None or outcome.bill:
+                outcome = await _shielded(self._settled(held, paid, kept, request, outcome))
             gateway_ms = (perf_counter() - began_at) * 1000 - outcome.upstream_ms
             closed = self._audit.close(entry, outcome, gateway_ms=gateway_ms)  # on disk before the agent hears of it
             await (_shielded(closed) if outcome.status is OutcomeStatus.CANCELLED else closed)
         return outcome if outcome.status is not OutcomeStatus.WIRE_TASK else replace(outcome, target=target)
+
+    def standing(self, caller: Caller, request: Request) -> Sequence[Standing]:
+        """How much is left of the budgets of its own that count this request of the caller; of those shared with
+        others nothing is told."""
+        now = self._snapshot
+        target = _target_of(now.catalog, request) if now.policy.budgets else None
+        if target is None or self._budgets is None:
+            return ()
+        own = [allowance for allowance in now.policy.allowances(caller, target) if allowance.subject]
+        return self._budgets.standing(own) if own else ()
 
     async def permit(self, caller: Caller, request: Request) -> None:
         """Decide again for a request that joins a call under way, and write it down. Raises `NotAvailable`."""
@@ -386,11 +400,23 @@ class Gateway:
                 return about_it, needed.name
         return decision, request.name
 
-    async def _pay(self, now: Snapshot, caller: Caller, target: Target, request: Request) -> Reservation | None:
-        """Set aside what the call may take from the budgets that count it. Raises `OverLimit`."""
+    def _begin_paying(self, now: Snapshot, caller: Caller, target: Target, request: Request) -> Reservation | None:
+        """Begin to set aside what the call may take from the budgets that count it."""
         if self._budgets is None:
             raise StoreUnavailable("there is nowhere to keep what calls take")
-        return await self._budgets.reserve(now.policy.allowances(caller, target), target, request.expects)
+        return self._budgets.begin(now.policy.allowances(caller, target), target, request.expects)
+
+    async def _settled(
+        self, held: Held | None, paid: Reservation | None, kept: Record | None, request: Request, outcome: Outcome
+    ) -> Outcome:
+        """Correct what was set aside to what the call, or the one that this one was paid with, has taken."""
+        if paid is not None:
+            paid.settle(outcome)
+        elif request.is_paid and outcome.bill and self._budgets is not None:
+            self._budgets.settle_bill(outcome.bill, outcome.usage)
+        if held is not None:
+            await held.settle(replace(outcome, usage=None) if request.is_paid else outcome)
+        return outcome if kept is None else await kept.closed(outcome)
 
     def _overheard(
         self, now: Snapshot, caller: Caller, request: Request, target: Target
@@ -436,14 +462,6 @@ def _spending(request: Request, decision: Decision) -> Spending:
         return Spending()
     is_priced = expects.cost is not None and budget.currency in ("", CURRENCY)
     return Spending(tokens=expects.input + expects.output, cost=micros(expects.cost or 0) if is_priced else MOST)
-
-
-async def _settled(held: Held | None, paid: Reservation | None, kept: Record | None, outcome: Outcome) -> Outcome:
-    if paid is not None:
-        paid.settle(outcome)
-    if held is not None:
-        await held.settle(outcome)
-    return outcome if kept is None else await kept.closed(outcome)
 
 
 def _in_full(now: Snapshot, request: Request, decision: Decision) -> Decision:

@@ -67,6 +67,8 @@ class ProviderConfig:
     """Between two pieces of an answer, the first included."""
     stream_usage: bool = True
     """Whether it takes `stream_options.include_usage`; some compatible servers refuse it."""
+    stateful: bool = False
+    """Whether agents may have it keep responses, conversations and containers, each for itself."""
     enabled: bool = True
     cache_s: float = 0.0
     """Of every model it offers under its own name; see `ModelConfig`."""
@@ -172,6 +174,7 @@ def _read_provider(name: str, table: Table, secrets: Secrets) -> ProviderConfig:
         timeout_s=table.number("timeout_s", DEFAULT_TIMEOUT_S, DAY_S),
         idle_timeout_s=table.number("idle_timeout_s", DEFAULT_IDLE_TIMEOUT_S, DAY_S),
         stream_usage=table.flag("stream_usage", True),
+        stateful=table.flag("stateful", False),
         enabled=enabled,
         cache_s=table.count("cache_s", 0, 0, int(DAY_S)),
         semantic=_semantic(table),

@@ -9,11 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from typing import Protocol
 
 from anyio import CancelScope
 from starlette.types import Receive, Send
 
 _STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+
+
+class Connection(Protocol):
+    """Where an HTTP exchange takes place."""
+
+    is_disconnected: bool
+
+    def on_hang_up(self, call: Callable[[], None] | None) -> None: ...
 
 
 class HttpRelay:
@@ -25,6 +34,8 @@ class HttpRelay:
         self._send = send
         self._more_headers = more_headers
         self._error_event = error_event
+        self.late_headers: Callable[[], Mapping[str, str]] = dict
+        """More headers, asked for when the head leaves."""
         self._status = 200
         self._headers: list[tuple[bytes, bytes]] = []
         self._is_streaming = False
@@ -41,7 +52,7 @@ class HttpRelay:
     async def write(self, piece: bytes) -> None:
         if not self._is_streaming:
             self._is_streaming = True
-            headers = [*self._headers, *_STREAM_HEADERS]
+            headers = [*self._headers, *self._late(), *_STREAM_HEADERS]
             await self._send({"type": "http.response.start", "status": self._status, "headers": headers})
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
@@ -60,13 +71,26 @@ class HttpRelay:
             do()
         body = b"".join(self._held)
         if not self._is_streaming:
-            headers = [*self._headers, (b"content-length", b"%d" % len(body))]
+            headers = [*self._headers, *self._late(), (b"content-length", b"%d" % len(body))]
             await self._send({"type": "http.response.start", "status": self._status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
+    def _late(self) -> list[tuple[bytes, bytes]]:
+        return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.late_headers().items()]
+
     @asynccontextmanager
-    async def watched(self, receive: Receive) -> AsyncIterator[None]:
-        """While in here, an agent that hangs up ends the work on its answer."""
+    async def watched(self, receive: Receive, connection: Connection | None = None) -> AsyncIterator[None]:
+        """While in here, an agent that hangs up ends the work on its answer. `connection`: what tells, without a task
+        that waits for it."""
+        if connection is not None:
+            connection.on_hang_up(self.scope.cancel)
+            if connection.is_disconnected:
+                self.scope.cancel()
+            try:
+                yield
+            finally:
+                connection.on_hang_up(None)
+            return
         watcher = asyncio.create_task(self._cancel_on_hang_up(receive))
         try:
             yield

@@ -6,11 +6,12 @@ A denied model reads exactly like an unknown one. `x-gateway-error: 1` tells our
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from mcp_gateway.config.models import Wire
-from mcp_gateway.domain import Json
+from mcp_gateway.domain import NOTHING, Json
 from mcp_gateway.errors import (
     BadArguments,
     BadRequest,
@@ -58,6 +59,8 @@ class Trouble:
     retry_after_s: float | None = None
     may_retry: bool | None = None
     """Whether asking again can help; None: as the status says."""
+    headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    """More headers than the status needs."""
 
 
 def trouble_of(error: Exception, name: str = "") -> Trouble:
@@ -89,6 +92,14 @@ def _not_available(error: NotAvailable, name: str) -> Trouble:
 def unknown_model(name: str) -> Trouble:
     """For a model that does not exist, and for one that is denied."""
     return Trouble(404, "model_not_found", f"The model `{name:.200}` does not exist or you do not have access to it.")
+
+
+def unknown_state(kind: str, id_: str, *, is_in_body: bool) -> Trouble:
+    """For an id that nobody was given, and for somebody else's."""
+    if kind == "response" and is_in_body:
+        message = f"Previous response with id '{id_:.200}' not found."
+        return Trouble(400, "previous_response_not_found", message)
+    return Trouble(404, f"{kind}_not_found", f"{kind.capitalize()} with id '{id_:.200}' not found.")
 
 
 def _over_limit(error: OverLimit) -> Trouble:
@@ -132,6 +143,7 @@ def event_of(trouble: Trouble, wire: Wire, op: str, request_id: str) -> bytes:
 def headers_of(trouble: Trouble) -> Headers:
     """What goes with an error answer."""
     headers = [(b"x-gateway-error", b"1")]
+    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in trouble.headers.items()]
     if trouble.status == 401:
         headers.append(CHALLENGE)
     if trouble.retry_after_s is not None:

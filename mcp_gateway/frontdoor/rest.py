@@ -34,6 +34,7 @@ from mcp_gateway.frontdoor.doorstep import Doorstep, HttpRefusedError, Refusal
 from mcp_gateway.frontdoor.exchange import CHALLENGE, Closers, Headers, send_json
 from mcp_gateway.frontdoor.head import Lines, head_of
 from mcp_gateway.frontdoor.http_relay import HttpRelay
+from mcp_gateway.frontdoor.rate_limits import rate_limits
 from mcp_gateway.gateway import Gateway
 from mcp_gateway.jsonrpc import dump, parse
 from mcp_gateway.rest.editing import Plain, is_json_type
@@ -110,10 +111,11 @@ class RestDoor:
             # An answer that has begun cannot become another: without its end it shows that it broke off.
             if relay.is_begun:
                 raise
-            await _refuse(send, *_words_for(e), request_id, _headers_for(e))
+            await _refuse(send, *_words_for(e), request_id, _headers_for(e, relay))
 
     async def _walk(self, receive: Receive, caller: Caller, request: Request, relay: HttpRelay) -> None:
         key = self._closers.add(caller, relay.scope.cancel, is_stream=False)
+        relay.late_headers = lambda: rate_limits(self._gateway.standing(caller, request))
         try:
             async with relay.watched(receive):
                 await self._gateway.ask(caller, request, SILENT)
@@ -198,11 +200,14 @@ def _words_for(error: GatewayError) -> tuple[int, str]:
     return 502, "the gateway could not pass it on"
 
 
-def _headers_for(error: GatewayError) -> Mapping[str, str]:
+def _headers_for(error: GatewayError, relay: HttpRelay) -> Mapping[str, str]:
     if isinstance(error, Gone):
         return error.headers
-    wait_s = error.retry_after_s if isinstance(error, OverLimit) else None
-    return {} if wait_s is None else {"retry-after": str(max(ceil(wait_s), 1))}
+    if not isinstance(error, OverLimit):
+        return {}
+    wait_s = error.retry_after_s
+    wait = {} if wait_s is None else {"retry-after": str(max(ceil(wait_s), 1))}
+    return {**relay.late_headers(), **wait}
 
 
 async def _refuse(send: Send, status: int, text: str, request_id: str, also: Mapping[str, str] = NOTHING) -> None:

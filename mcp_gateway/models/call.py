@@ -19,12 +19,13 @@ from mcp_gateway.domain import HttpPart, Json, Outcome, OutcomeStatus, Usage
 from mcp_gateway.errors import GatewayError, Misbehaved, TimedOut, Unreachable, UpstreamError
 from mcp_gateway.models.framing import EventTooLongError
 from mcp_gateway.models.health import Health
+from mcp_gateway.models.keeping import Keeping, made_in
 from mcp_gateway.models.outgoing import headers_back, outgoing, secrets_of
-from mcp_gateway.models.prices import cost_of
+from mcp_gateway.models.prices import price_of
 from mcp_gateway.models.route import Way, is_about_our_key, lets_another_try
 from mcp_gateway.models.usage import estimated, usage_in
 from mcp_gateway.models.watch import REDACTED, Watch
-from mcp_gateway.models.wires import Op, Operation
+from mcp_gateway.models.wires import FREE, NOT_TEXT, Operation
 from mcp_gateway.rest.breaker import retry_after_s
 
 DRAIN_S: Final = 0.25
@@ -93,6 +94,7 @@ class Call:
         *,
         is_stream: bool,
         input_tokens: int,
+        keeping: Keeping | None = None,
     ) -> None:
         self._around = around
         self._operation = operation
@@ -100,6 +102,7 @@ class Call:
         self._ways = ways
         self._is_stream = is_stream
         self._input_tokens = input_tokens
+        self._keeping = keeping
         # An SDK that tries again by itself says so.
         self._may_repeat = http.headers.get("x-stainless-retry-count", "0") == "0"
         self._attempts: list[Json] = []
@@ -127,7 +130,7 @@ class Call:
 
     def cut_off(self) -> Outcome:
         """What it was when the agent hung up: charged for as far as it got."""
-        return self._outcome(OutcomeStatus.CANCELLED, self._usage_so_far() if self._is_sent else None)
+        return self._cut(OutcomeStatus.CANCELLED, self._usage_so_far() if self._is_sent else None)
 
     async def _try(self, way: Way, *, is_last: bool) -> Outcome:
         began_at = perf_counter()
@@ -162,10 +165,11 @@ class Call:
         out = outgoing(self._operation, way, self._http, is_stream=self._is_stream)
         limit_s = min(way.provider.timeout_s, self._around.longest_s)
         head_s = way.provider.idle_timeout_s if self._is_stream else limit_s
+        method = self._operation.method
         try:
             async with asyncio.timeout(limit_s), asyncio.timeout(head_s) as idle:
                 self._is_sent = True
-                async with self._around.client.open(name, "POST", out.url, out.headers, out.body) as answer:
+                async with self._around.client.open(name, method, out.url, out.headers, out.body) as answer:
                     idle.reschedule(None)
                     self._status = answer.status
                     if answer.status >= 300:
@@ -203,19 +207,27 @@ class Call:
         value = _object(body)
         if value is None:
             raise Misbehaved(name, f"provider {name!r} answered with something that is no JSON object")
-        usage = usage_in(self._operation.op, value)
-        if usage is None or not (usage.input or usage.output or self._operation.op is Op.COUNT_TOKENS):
-            usage = estimated(self._input_tokens, len(body))
+        usage: Usage | None = self._usage_of(value, body)
+        bill = ""
+        if self._keeping is not None:
+            usage, bill = await self._keeping.of_whole(way, value, usage)
         self._around.health.worked(way.target)
         await self._http.relay.begin(answer.status, headers_back(answer.headers))
         self._http.relay.hold(_without(body, secrets_of(way)))
-        return self._outcome(OutcomeStatus.OK, usage, {"bytes": len(body)})
+        return self._outcome(OutcomeStatus.OK, usage, {"bytes": len(body)}, bill)
+
+    def _usage_of(self, value: Json, body: bytes) -> Usage:
+        usage = usage_in(self._operation.op, value)
+        if usage is None or not (usage.input or usage.output or self._operation.op in FREE):
+            return estimated(self._input_tokens, 0 if self._operation.op in NOT_TEXT else len(body))
+        return usage
 
     async def _stream(
         self, way: Way, answer: Answer, idle: asyncio.Timeout, *, strips_usage: bool, is_last: bool
     ) -> Outcome:
         """Relay a stream; `idle` runs out when a piece is waited for too long."""
-        watch = self._watch = Watch(self._operation, strips_usage=strips_usage, secrets=secrets_of(way))
+        notes = self._keeping is not None and self._keeping.looks_at(way)
+        watch = self._watch = Watch(self._operation, strips_usage=strips_usage, secrets=secrets_of(way), notes=notes)
         relay, ready, idle_s = self._http.relay, b"", way.provider.idle_timeout_s
         now_s = asyncio.get_running_loop().time
         async with aclosing(answer.body()) as body:
@@ -223,6 +235,8 @@ class Call:
             async for piece in body:
                 idle.reschedule(None)  # the agent's time to read is not the provider's
                 ready += self._fed(way, watch, piece)
+                if watch.made:
+                    await self._note_made(way, watch)
                 if self._is_committed or await self._commits(way, answer, watch, ready, is_last=is_last):
                     if ready:
                         await relay.write(ready)
@@ -234,7 +248,14 @@ class Call:
         if not self._is_committed:
             raise Misbehaved(way.target.provider, f"provider {way.target.provider!r} answered with an empty stream")
         relay.hold(b"".join(watch.tail) or watch.end())
-        return self._streamed(way, watch)
+        return await self._streamed(way, watch)
+
+    async def _note_made(self, way: Way, watch: Watch) -> None:
+        """What the events name that the provider keeps is this caller's, before it hears of it."""
+        events, watch.made = watch.made, []
+        made = [each for event in events for each in made_in(self._operation.op, event)]
+        if self._keeping is not None:
+            await self._keeping.note(way, made)
 
     def _fed(self, way: Way, watch: Watch, piece: bytes) -> bytes:
         try:
@@ -253,19 +274,30 @@ class Call:
         await self._http.relay.begin(answer.status, headers_back(answer.headers))
         return True
 
-    def _streamed(self, way: Way, watch: Watch) -> Outcome:
+    async def _streamed(self, way: Way, watch: Watch) -> Outcome:
         """What a stream that came to its end was."""
         if watch.error:
             self._around.health.failed(way.target, self._around.now_s())
         else:
             self._around.health.worked(way.target)
         status = OutcomeStatus.HTTP_ERROR if watch.error else OutcomeStatus.OK
-        return self._outcome(status, self._usage_so_far())
+        usage: Usage | None = self._usage_so_far()
+        bill = ""
+        if self._keeping is not None:
+            usage, bill = await self._keeping.of_stream(way, self._usage_so_far(), is_over=watch.is_over)
+        return self._outcome(status, usage, bill=bill)
 
     def _broken_off(self, error: GatewayError) -> Outcome:
         self._http.relay.hold_error(error)
         status = _STATUS_OF.get(type(error), OutcomeStatus.MISBEHAVED)  # type: ignore[arg-type]
-        return self._with_attempts(self._outcome(status, self._usage_so_far()))
+        return self._with_attempts(self._cut(status, self._usage_so_far()))
+
+    def _cut(self, status: OutcomeStatus, usage: Usage | None) -> Outcome:
+        """What an answer was whose end nobody heard."""
+        bill = ""
+        if self._keeping is not None:
+            usage, bill = self._keeping.of_cut(self._way, usage)
+        return self._outcome(status, usage, bill=bill)
 
     def _usage_so_far(self) -> Usage:
         """What the provider said, or what can be guessed from what came."""
@@ -278,14 +310,15 @@ class Call:
             return said
         return replace(said, output=max(said.output, guess.output), is_estimated=True)
 
-    def _outcome(self, status: OutcomeStatus, usage: Usage | None, facts: Mapping[str, Any] | None = None) -> Outcome:
+    def _outcome(
+        self, status: OutcomeStatus, usage: Usage | None, facts: Mapping[str, Any] | None = None, bill: str = ""
+    ) -> Outcome:
         if usage is not None:
-            is_free = self._operation.op is Op.COUNT_TOKENS
-            cost = 0.0 if is_free else cost_of(usage, self._way.provider, self._way.target.model)
+            cost = price_of(self._operation, usage, self._way.provider, self._way.target.model)
             usage = replace(usage, cost=cost, model=str(self._way.target))
         result = {"status": self._status, "answered_by": str(self._way.target), **(facts or {})}
         upstream_ms = (perf_counter() - self._began_at) * 1000
-        return Outcome(status, result=result, upstream_ms=upstream_ms, usage=usage)
+        return Outcome(status, result=result, upstream_ms=upstream_ms, usage=usage, bill=bill)
 
     def _with_attempts(self, outcome: Outcome) -> Outcome:
         return replace(outcome, result={**(outcome.result or {}), "attempts": self._attempts})

@@ -14,7 +14,7 @@ from mcp_gateway import __version__
 from mcp_gateway.domain import HttpPart, Json
 from mcp_gateway.models.route import Way
 from mcp_gateway.models.splice import spliced
-from mcp_gateway.models.wires import Op, Operation
+from mcp_gateway.models.wires import CHUNKED, Op, Operation
 
 PASSED_ON: Final = ("anthropic-version", "anthropic-beta", "openai-beta", "traceparent", "tracestate")
 """Stripping any of them switches features of the caller's SDK off; none carries a secret or a name of the agent's."""
@@ -32,17 +32,17 @@ class Outgoing:
 
     url: str
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | None
     strips_usage: bool
     """The usage at the end of the stream was asked for by us."""
 
 
 def outgoing(operation: Operation, way: Way, http: HttpPart, *, is_stream: bool) -> Outgoing:
     """What goes to one provider, made anew from the agent's own request for each attempt."""
-    edits = edits_for(operation, way, http.json)
-    body = spliced(http.body, edits) if edits else http.body
+    edits = {} if operation.is_about_kept or not operation.has_body else edits_for(operation, way, http.json)
+    body = spliced(http.body, edits) if edits else http.body if operation.has_body else None
     headers = {
-        "content-type": "application/json",
+        **({"content-type": "application/json"} if body is not None else {}),
         "accept": "text/event-stream" if is_stream else "application/json",
         "accept-encoding": "identity",
         "user-agent": f"mcp-gateway/{__version__}",
@@ -51,17 +51,20 @@ def outgoing(operation: Operation, way: Way, http: HttpPart, *, is_stream: bool)
         headers["anthropic-version"] = _ANTHROPIC_VERSION
     headers |= _plain(http.headers, PASSED_ON)
     headers |= {name.lower(): value for name, value in way.provider.headers.items()}
-    return Outgoing(way.provider.url + operation.path, headers, body, "stream_options" in edits)
+    path = operation.path if "{" not in operation.path else http.path.removeprefix("/v1")
+    return Outgoing(way.provider.url + path, headers, body, "stream_options" in edits)
 
 
 def edits_for(operation: Operation, way: Way, asked: Json) -> dict[str, Any]:
     """The members that differ for this provider from what the agent wrote."""
     edits: dict[str, Any] = {}
+    if operation.op is Op.CREATE_CONVERSATION:
+        return edits
     if asked["model"] != way.target.model:
         edits["model"] = way.target.model
-    if operation.op is Op.RESPONSES and asked.get("store") is None:
+    if operation.op is Op.RESPONSES and asked.get("store") is None and not way.provider.stateful:
         edits["store"] = False  # the wire's default is to keep every answer, for whoever has the same key
-    if operation.op is Op.CHAT and asked.get("stream") and way.provider.stream_usage:
+    if operation.op in CHUNKED and asked.get("stream") and way.provider.stream_usage:
         options = asked.get("stream_options") or {}
         if isinstance(options, dict) and not options.get("include_usage"):
             edits["stream_options"] = {**options, "include_usage": True}

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from mcp_gateway.config.models import Price, ProviderConfig
 from mcp_gateway.domain import Usage
+from mcp_gateway.models.wires import FREE, NOT_TEXT, Operation
 
 _MILLION: Final = 1_000_000
 _TIERS_BEGIN: Final = 100_000
@@ -32,6 +33,15 @@ def cost_of(usage: Usage, provider: ProviderConfig, model: str) -> float | None:
             return _exactly(usage.input, usage.output, usage.cache_read, usage.cache_write, provider.wire, model)
         price = known.price
     return None if price is None else _at(usage, price)
+
+
+def price_of(operation: Operation, usage: Usage, provider: ProviderConfig, model: str) -> float | None:
+    """The same for what is done with a model: only the operator knows what it costs where it is no text."""
+    if operation.op in FREE:
+        return 0.0
+    if operation.op in NOT_TEXT and (model not in provider.prices or usage.is_estimated):
+        return None
+    return cost_of(usage, provider, model)
 
 
 @dataclass(frozen=True, slots=True)

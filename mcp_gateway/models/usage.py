@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mcp_gateway.domain import Usage
 from mcp_gateway.models.asked import BYTES_PER_TOKEN
-from mcp_gateway.models.wires import Op
+from mcp_gateway.models.wires import FREE, Op
 
 MAX_TOKENS: Final = 10**12
 """What is more than that is a lie or a mistake, and must not overflow anything that adds up."""
@@ -25,7 +25,7 @@ _STREAMED_TEXT: Final = re.compile(
 def usage_in(op: Op, value: Any) -> Usage | None:
     """The usage in a whole answer, or in the event of a stream that carries it; None where there is none."""
     raw = value.get("usage") if isinstance(value, Mapping) else None
-    if op is Op.COUNT_TOKENS:
+    if op in FREE:
         return Usage()
     if not isinstance(raw, Mapping):
         return None

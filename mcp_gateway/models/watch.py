@@ -12,23 +12,34 @@ from typing import Any, Final
 
 import orjson
 
-from mcp_gateway.domain import Usage
+from mcp_gateway.domain import Json, Usage
 from mcp_gateway.models.framing import Framer, event_data, event_name
 from mcp_gateway.models.usage import merged, streamed_characters, usage_in
-from mcp_gateway.models.wires import Op, Operation
+from mcp_gateway.models.wires import CHUNKED, Operation
 
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
 _ERROR: Final = re.compile(rb'\{\s*"error"\s*:')
+_NAMES: Final = {
+    "response": re.compile(
+        rb'"type"\s*:\s*"response\.(?:created|queued|output_item\.\w+|completed|incomplete|failed)"'
+    ),
+    "container": re.compile(rb'"container"\s*:\s*\{'),
+}
+"""What an event looks like that may name something its provider keeps, by what an operation makes."""
 REDACTED: Final = b"[redacted]"
 
 
 class Watch:
     """What is known of a stream so far."""
 
-    def __init__(self, operation: Operation, *, strips_usage: bool, secrets: Sequence[bytes]) -> None:
+    def __init__(
+        self, operation: Operation, *, strips_usage: bool, secrets: Sequence[bytes], notes: bool = False
+    ) -> None:
+        """`notes`: whether to gather what events name that the provider keeps (`made`)."""
         self._operation = operation
         self._strips_usage = strips_usage
         self._secrets = secrets
+        self._notes = _NAMES.get(operation.about) if notes else None
         self._framer = Framer()
         self.has_content = False
         """Whether anything came that an agent could act on: behind it no other provider can take over."""
@@ -39,6 +50,8 @@ class Watch:
         """The event that ends the stream, and all behind it."""
         self.characters = 0
         self.usage: Usage | None = None
+        self.made: list[Json] = []
+        """Events that may name something kept, not noted yet."""
 
     def feed(self, piece: bytes) -> bytes:
         """What may be relayed now. Raises `framing.EventTooLongError`."""
@@ -58,14 +71,17 @@ class Watch:
         return self._clean(rest)
 
     def _look_at(self, event: bytes) -> None:
-        name = event_name(event) if self._operation.op is not Op.CHAT else b""
-        data = event if self._operation.op is not Op.CHAT else _chat_data(event)
-        if name == b"error" or (self._operation.op is Op.CHAT and _ERROR.match(data)):
+        is_chunk = self._operation.op in CHUNKED
+        name = event_name(event) if not is_chunk else b""
+        data = event if not is_chunk else _chat_data(event)
+        if name == b"error" or (is_chunk and _ERROR.match(data)):
             self.error = self.error or event_data(event)
         elif not self.has_content:
             self.has_content = bool(data) and not self._is_lead_in(name, event)
         if _USAGE.search(event):
             self._take_usage(event)
+        if self._notes is not None and self._notes.search(event):
+            self.made.append(_parsed(event))
         self.is_over = self.is_over or name in self._operation.terminal or data == b"[DONE]"
         self.characters += streamed_characters(event)
 

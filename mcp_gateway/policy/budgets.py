@@ -24,6 +24,7 @@ BUDGET_KEYS: Final[Mapping[str, type]] = {
     "concurrent": int,
     "tokens": int,
     "cost": str,
+    "alert_at": float,
 }
 BY: Final = ("agent", "person", "task", "model")
 """What can have a budget of its own; `model` is any target."""
@@ -48,6 +49,8 @@ class BudgetRule:
     tokens: int | None = None
     cost: int | None = None
     """Millionths of a US dollar."""
+    alert_at: float | None = None
+    """Which part has to be used up for operators to be told."""
 
     def counts(self, target: Target) -> bool:
         """Whether calls of this target are counted."""
@@ -56,7 +59,8 @@ class BudgetRule:
     def allowance(self, caller: Caller, target: Target) -> Allowance:
         """What a call is paid from."""
         subject = self._subject(caller, target)
-        return Allowance(self.name, subject, self.per_s, self.calls, self.concurrent, self.tokens, self.cost)
+        most = (self.calls, self.concurrent, self.tokens, self.cost)
+        return Allowance(self.name, subject, self.per_s, *most, self.alert_at)
 
     def _subject(self, caller: Caller, target: Target) -> str:
         who = {"agent": caller.agent, "person": caller.person or "", "task": caller.task or "", "model": target.key}
@@ -77,10 +81,18 @@ def read_budget_rule(name: str, table: Table) -> BudgetRule:
         concurrent=table.count("concurrent"),
         tokens=table.count("tokens"),
         cost=_cost(table),
+        alert_at=_alert_at(table),
     )
     if all(table.raw(key) is None for key in ("calls", "concurrent", "tokens", "cost")):
         table.complain((), f"the budget {name!r} bounds nothing", 'write tokens = 100_000, or cost = "5.00 USD"')
     return rule
+
+
+def _alert_at(table: Table) -> float | None:
+    value = table.raw("alert_at")
+    if isinstance(value, float) and not 0 < value < 1:
+        table.complain(("alert_at",), "'alert_at' must be between 0 and 1", "write alert_at = 0.8")
+    return value if isinstance(value, float) else None
 
 
 def _patterns(table: Table) -> tuple[Pattern, ...]:

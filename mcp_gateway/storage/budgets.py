@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,8 @@ BUSY_S: Final = 5.0
 TIDY_EVERY: Final = 1_000
 KEPT_S: Final = 400 * 86_400.0
 """How long windows that are over are kept, for whoever asks what was spent."""
+LEASED_OF: Final = 16
+"""A lease gets more room only where a budget has that many times as much left."""
 MOST: Final = 2**53
 """What adds up beyond it stays there: no sum may overflow."""
 
@@ -43,7 +45,7 @@ CREATE TABLE spent (
     """
 CREATE TABLE held (
     hold     TEXT NOT NULL,      -- one call under way
-    run      TEXT NOT NULL,      -- the process it is in
+    run      TEXT NOT NULL,      -- the process it is in; '': a response that goes on at its provider
     budget   TEXT NOT NULL,
     subject  TEXT NOT NULL,
     began_at INTEGER NOT NULL,
@@ -54,6 +56,15 @@ CREATE TABLE held (
 """,
     "CREATE INDEX held_subject ON held(budget, subject)",
 )
+
+_ALERTED: Final = """
+CREATE TABLE IF NOT EXISTS alerted (
+    budget   TEXT NOT NULL,
+    subject  TEXT NOT NULL,
+    began_at INTEGER NOT NULL,   -- of the window that operators have been told of
+    PRIMARY KEY (budget, subject, began_at)
+) STRICT, WITHOUT ROWID
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,20 @@ class Draw:
     most_at_once: int | None = None
     most_tokens: int | None = None
     most_cost: int | None = None
+    alert_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """What calls have taken together."""
+
+    calls: int
+    tokens: int = 0
+    cost: int = 0
+
+    def plus(self, calls: int, tokens: int, cost: int) -> Took:
+        """Together with more."""
+        return Took(self.calls + calls, self.tokens + tokens, self.cost + cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +103,28 @@ class Taken:
     hold: str = ""
     budget: str = ""
     out_of: str = ""
+    used: tuple[Took, ...] = ()
+    """What each of the budgets has no room for any more, this call included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """What became of a lease."""
+
+    has_more: bool
+    used: tuple[Took, ...]
+    """As `Taken.used`, all of the lease included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crossed:
+    """A budget that operators are to be told of."""
+
+    budget: str
+    subject: str
+    out_of: str
+    part: float
+    """Used up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +146,13 @@ class BudgetStore:
     def __init__(self, state: Path) -> None:
         private_folder(state)
         self._path = state / DATABASE
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._runs = Runs(state / "runs")
         self._since_tidy = 0
         pragmas = ("journal_mode = WAL", "synchronous = NORMAL")  # survives kill -9; see the audit's "process"
         self._db = opened(self._path, _SCHEMA, pragmas=pragmas, wait_s=BUSY_S)
+        with translated(self._path):
+            self._db.execute(_ALERTED)
 
     def take(self, draws: Sequence[Draw]) -> Taken:
         """Set aside what a call may take from all of its budgets, or nothing at all."""
@@ -111,11 +160,11 @@ class BudgetStore:
             self._tidy(db, draws)
             full = self._full(db, draws)
             if full is not None:
-                return full
+                return replace(full, used=_used_of(db, draws))
             hold = secrets.token_hex(8)
             rows = [(hold, self._runs.mine, d.budget, d.subject, d.began_at, d.tokens, d.cost) for d in draws]
             db.executemany("INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-            return Taken(hold)
+            return Taken(hold, used=_used_of(db, draws))
 
     def settle(self, hold: str, tokens: int | None, cost: int | None) -> None:
         """The call is over and took this much; None: as much as was set aside."""
@@ -125,6 +174,56 @@ class BudgetStore:
                 took = (held_tokens if tokens is None else tokens, held_cost if cost is None else cost)
                 _spend(db, budget, subject, began_at, *took)
             db.execute("DELETE FROM held WHERE hold = ?", (hold,))
+
+    def leave_open(self, hold: str, bill: str) -> None:
+        """The call is over, and what it took is told later, under the name `bill`; until then all of it counts.
+
+        It outlives this process, and is no call at once any more.
+        """
+        with self._transaction() as db:
+            db.execute("UPDATE OR REPLACE held SET hold = ?, run = '' WHERE hold = ?", (bill, hold))
+
+    def renew(self, lease: str, took: Took, stays: Sequence[Draw], more: Sequence[Draw]) -> Renewed:
+        """Write down what calls under a lease have taken, and from now on set aside `stays` for it, and `more`.
+
+        `more` is left out where there is not many times as much left.
+        """
+        with self._transaction() as db:
+            for draw in stays if took.calls else ():
+                _spend(db, draw.budget, draw.subject, draw.began_at, took.tokens, took.cost, took.calls)
+            db.execute("DELETE FROM held WHERE hold = ?", (lease,))
+            has_more = bool(more) and not any(_is_low(db, draw) for draw in more)
+            for draw, extra in zip(stays, more if has_more else stays, strict=True):
+                tokens = draw.tokens + (extra.tokens if has_more else 0)
+                cost = draw.cost + (extra.cost if has_more else 0)
+                if tokens or cost:
+                    row = (lease, self._runs.mine, draw.budget, draw.subject, draw.began_at, tokens, cost)
+                    db.execute("INSERT INTO held VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            return Renewed(has_more, _used_of(db, stays))
+
+    def crossed(self, draws: Sequence[Draw]) -> list[Crossed]:
+        """Those of the budgets that are used up so far that operators want to know; each once for a window."""
+        found = []
+        with self._transaction() as db:
+            for draw in draws:
+                part, out_of = _part_spent(db, draw)
+                if draw.alert_at is None or part < draw.alert_at:
+                    continue
+                key = (draw.budget, draw.subject, draw.began_at)
+                if db.execute("INSERT OR IGNORE INTO alerted VALUES (?, ?, ?)", key).rowcount:
+                    found.append(Crossed(draw.budget, draw.subject, out_of, part))
+        return found
+
+    def split(self, lease: str, bill: str, draws: Sequence[Draw]) -> None:
+        """The part of a lease that one call had is set aside under a name of its own, as `leave_open` does it."""
+        with self._transaction() as db:
+            for draw in draws:
+                query = (
+                    "UPDATE held SET tokens = max(tokens - ?, 0), cost = max(cost - ?, 0) WHERE hold = ? AND budget = ?"
+                )
+                db.execute(query, (draw.tokens, draw.cost, lease, draw.budget))
+                row = (bill, "", draw.budget, draw.subject, draw.began_at, draw.tokens, draw.cost)
+                db.execute("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def give_back(self, hold: str) -> None:
         """The call was never sent."""
@@ -136,7 +235,8 @@ class BudgetStore:
         query = """
             SELECT budget, subject, began_at, sum(calls), sum(tokens), sum(cost), sum(under_way) FROM (
                 SELECT budget, subject, began_at, calls, tokens, cost, 0 AS under_way FROM spent
-                UNION ALL SELECT budget, subject, began_at, 1, tokens, cost, 1 FROM held
+                UNION ALL SELECT budget, subject, began_at, hold NOT LIKE 'lease-%', tokens, cost,
+                    hold NOT LIKE 'lease-%' FROM held
             ) WHERE began_at >= ? GROUP BY 1, 2, 3 ORDER BY 3 DESC, 1, 2
         """
         with self._transaction() as db:
@@ -172,35 +272,78 @@ class BudgetStore:
         self._since_tidy += 1
         if self._since_tidy >= TIDY_EVERY and draws:
             self._since_tidy = 0
-            db.execute("DELETE FROM spent WHERE began_at < ?", (draws[0].began_at - KEPT_S,))
+            long_ago = (draws[0].began_at - KEPT_S,)
+            db.execute("DELETE FROM spent WHERE began_at < ?", long_ago)
+            db.execute("DELETE FROM held WHERE run = '' AND began_at < ?", long_ago)
+            db.execute("DELETE FROM alerted WHERE began_at < ?", long_ago)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All that this thread does within the block is one transaction."""
+        with self._transaction():
+            yield
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, translated(self._path), transaction(self._db):
-            yield self._db
+        with self._lock, translated(self._path):
+            if self._db.in_transaction:  # of this thread: it has the lock
+                yield self._db
+                return
+            with transaction(self._db):
+                yield self._db
 
 
-def _out_of(db: sqlite3.Connection, draw: Draw) -> str:
-    """What a budget has no room for; empty: for nothing. Calls under way count with all they may take."""
-    key = (draw.budget, draw.subject)
-    now = (*key, draw.began_at)
+def _used_of(db: sqlite3.Connection, draws: Sequence[Draw]) -> tuple[Took, ...]:
+    return tuple(Took(*_used(db, draw)) for draw in draws)
+
+
+def _part_spent(db: sqlite3.Connection, draw: Draw) -> tuple[float, str]:
+    """How much of a budget calls that have ended took, and of what the most; from 0 to 1, or more."""
+    query = "SELECT calls, tokens, cost FROM spent WHERE budget = ? AND subject = ? AND began_at = ?"
+    spent = db.execute(query, (draw.budget, draw.subject, draw.began_at)).fetchone() or (0, 0, 0)
+    most = (draw.most_calls, draw.most_tokens, draw.most_cost)
+    parts = zip(spent, most, ("calls", "tokens", "cost"), strict=True)
+    return max(((used / bound, name) for used, bound, name in parts if bound), default=(0.0, ""))
+
+
+def _used(db: sqlite3.Connection, draw: Draw) -> tuple[int, int, int]:
+    """Calls, tokens and cost of a window, what is set aside included."""
+    now = (draw.budget, draw.subject, draw.began_at)
     calls, tokens, cost = db.execute(
         "SELECT coalesce(sum(n), 0), coalesce(sum(t), 0), coalesce(sum(c), 0) FROM ("
         " SELECT calls AS n, tokens AS t, cost AS c FROM spent WHERE budget = ? AND subject = ? AND began_at = ?"
         " UNION ALL SELECT 1, tokens, cost FROM held WHERE budget = ? AND subject = ? AND began_at = ?)",
         (*now, *now),
     ).fetchone()
+    return calls, tokens, cost
+
+
+def _out_of(db: sqlite3.Connection, draw: Draw) -> str:
+    """What a budget has no room for; empty: for nothing. Calls under way count with all they may take."""
+    key = (draw.budget, draw.subject)
+    calls, tokens, cost = _used(db, draw)
     if draw.most_at_once is not None:
-        at_once = db.execute("SELECT count(*) FROM held WHERE budget = ? AND subject = ?", key).fetchone()[0]
+        at_once = db.execute(
+            "SELECT count(*) FROM held WHERE budget = ? AND subject = ? AND run != ''", key
+        ).fetchone()[0]
         if at_once >= draw.most_at_once:
             return "calls at once"
     bounds = ((draw.most_calls, calls, "calls"), (draw.most_tokens, tokens, "tokens"), (draw.most_cost, cost, "cost"))
     return next((name for most, used, name in bounds if most is not None and used >= most), "")
 
 
-def _spend(db: sqlite3.Connection, budget: str, subject: str, began_at: int, tokens: int, cost: int) -> None:
+def _is_low(db: sqlite3.Connection, draw: Draw) -> bool:
+    """Whether a budget has less than many times as much left."""
+    _, tokens, cost = _used(db, draw)
+    bounds = ((draw.most_tokens, tokens, draw.tokens), (draw.most_cost, cost, draw.cost))
+    return any(most is not None and most - used < LEASED_OF * more for most, used, more in bounds)
+
+
+def _spend(
+    db: sqlite3.Connection, budget: str, subject: str, began_at: int, tokens: int, cost: int, calls: int = 1
+) -> None:
     db.execute(
-        "INSERT INTO spent VALUES (?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET calls = calls + 1,"
+        "INSERT INTO spent VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET calls = calls + excluded.calls,"
         " tokens = min(tokens + excluded.tokens, ?), cost = min(cost + excluded.cost, ?)",
-        (budget, subject, began_at, min(tokens, MOST), min(cost, MOST), MOST, MOST),
+        (budget, subject, began_at, calls, min(tokens, MOST), min(cost, MOST), MOST, MOST),
     )

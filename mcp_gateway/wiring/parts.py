@@ -47,6 +47,7 @@ from mcp_gateway.frontdoor.http import HttpDoor
 from mcp_gateway.frontdoor.legacy import LegacyDoor
 from mcp_gateway.frontdoor.listen import Bulletin
 from mcp_gateway.frontdoor.login_pages import FORM_S, LoginPages
+from mcp_gateway.frontdoor.model_state import StateDesk
 from mcp_gateway.frontdoor.models import ModelsDoor
 from mcp_gateway.frontdoor.modern import ModernDoor
 from mcp_gateway.frontdoor.parking import ParkingLot
@@ -60,17 +61,19 @@ from mcp_gateway.frontdoor.task_news import TaskNews
 from mcp_gateway.frontdoor.updates import Updates
 from mcp_gateway.frontdoor.wire_tasks import WIRE_TASK_TTL_S, WireTasks
 from mcp_gateway.gateway import Gateway, Snapshot
-from mcp_gateway.guards.budget import Budgets
+from mcp_gateway.guards.budget import Budgets, log_alert
 from mcp_gateway.guards.limits import Limits
 from mcp_gateway.guards.order import Guards
 from mcp_gateway.guards.schema import Schemas
 from mcp_gateway.guards.transactions import Transactions
 from mcp_gateway.identity.started import StartedTasks
 from mcp_gateway.identity.task import task_for
+from mcp_gateway.models.kept import KeptThings
 from mcp_gateway.models.sampling import Answerer, Sampling
 from mcp_gateway.models.sender import targets_of
 from mcp_gateway.policy.assigned import check_agent
 from mcp_gateway.policy.compile import Policy
+from mcp_gateway.storage.budgets import Crossed
 from mcp_gateway.storage.kept import DATABASE as KEPT_FILE
 from mcp_gateway.storage.lists import ListStore
 from mcp_gateway.storage.private import random_key
@@ -181,8 +184,11 @@ class Running:
         self._own: OwnCatalogs | None = None
         self._apply_by_person(configuration.servers)
         self.lending = Lending(lambda: self.pool.lent, can_answer) if siblings and siblings.is_first else None
-        self.senders = Senders(settings, self.broker.credential_for, self.broker.prove)
+        self.kept_things = KeptThings(settings.state, random_key(settings.state / SEAL_KEY_FILE), time.time)
+        self.senders = Senders(settings, self.broker.credential_for, self.kept_things, self.broker.prove)
         self.budgets = Budgets(settings.state, utc_now)
+        self.budgets.on_alert = self._note_budget
+        self._noting: set[asyncio.Task[None]] = set()
         self.transactions = Transactions(settings.state, utc_now, settings.approval_wait_s, self._note_asking)
         lock_file = lock_path(configuration.path)
         self.pins = PinBook(lock_file, configuration.settings.state, utc_text, read_lock(lock_file))
@@ -354,7 +360,14 @@ class Running:
             max_header_bytes=settings.max_header_bytes,
             max_body_bytes=settings.max_body_bytes,
         )
-        models = ModelsDoor(self.gateway, doorstep, lambda: self.configuration.models, self.closers, new_request_id)
+        models = ModelsDoor(
+            self.gateway,
+            doorstep,
+            lambda: self.configuration.models,
+            self.closers,
+            new_request_id,
+            StateDesk(self.gateway, self.kept_things),
+        )
         rest = RestDoor(self.gateway, doorstep, lambda: apis_of(self.configuration), self.closers, new_request_id)
         pages = None
         if trust.login is not None:
@@ -464,6 +477,20 @@ class Running:
             completed = self.pool.with_login_tool
             self._own = OwnCatalogs(catalog, shared, self.own_lists, self.pins, trust, built, completed)
         return self._own
+
+    def _note_budget(self, crossed: Crossed) -> None:
+        """A budget is used up so far that operators wanted to know: into the log and the audit, once a window."""
+        log_alert(crossed)
+        reason = f"{crossed.part * 100:.0f}% of its {crossed.out_of} used up"
+        detail = {"whose": crossed.subject.split("\n") if crossed.subject else []}
+        task = asyncio.ensure_future(self.audit.note("budget", crossed.budget, reason=reason, detail=detail))
+        self._noting.add(task)
+        task.add_done_callback(self._noted)
+
+    def _noted(self, task: asyncio.Task[None]) -> None:
+        self._noting.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("an alert of a budget could not be written down: %s", task.exception())
 
     def _snapshot(self) -> Snapshot:
         settings, servers = self.configuration.settings, self.configuration.servers

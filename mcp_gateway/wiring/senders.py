@@ -19,6 +19,7 @@ from mcp_gateway.guards.personal import PersonalData
 from mcp_gateway.models.caching import Prompts
 from mcp_gateway.models.call import Surroundings
 from mcp_gateway.models.health import Health
+from mcp_gateway.models.kept import KeptThings
 from mcp_gateway.models.sender import ModelSender
 from mcp_gateway.models.shadow import Shadow
 from mcp_gateway.netguard import Allowed
@@ -38,8 +39,10 @@ class Senders:
         self,
         settings: Settings,
         credential_for: Callable[[Caller, str], Awaitable[Credential]],
+        things: KeptThings,
         prove: Prove | None = None,
     ) -> None:
+        self._things = things
         self._client = PlainClient(admits=Allowed.of(settings.allow_addresses).admits_written, prove=prove)
         self._credential_for = credential_for
         self._max_answer_bytes = settings.max_result_bytes
@@ -67,7 +70,14 @@ class Senders:
             return reason not in (Reason.DENY, Reason.DENY_UNEVALUABLE)
 
         return ModelSender(
-            models, self._model_calls, permits, random.random, self._prompts, policy.version, self._shadow
+            models,
+            self._model_calls,
+            permits,
+            random.random,
+            self._prompts,
+            policy.version,
+            self._shadow,
+            self._things,
         )
 
     def of_routes(self, servers: Sequence[ServerConfig]) -> RouteSender:

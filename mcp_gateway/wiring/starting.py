@@ -70,6 +70,7 @@ async def running(load: Load, siblings: Siblings | None = None) -> AsyncIterator
                 parts.transactions.close()
                 parts.used.close()
                 parts.keeper.close()
+                parts.kept_things.close()
             tasks.cancel_scope.cancel()
 
 

@@ -123,6 +123,14 @@ class ModelGateway:
         db.close()
         return [dict(row) for row in rows]
 
+    def rows_of(self, kind: str) -> list[dict[str, Any]]:
+        """What the audit holds of one kind of event that is no request."""
+        with sqlite3.connect(f"file:{self.folder / 'audit.db'}?mode=ro", uri=True) as db:
+            db.row_factory = sqlite3.Row
+            rows = db.execute("SELECT * FROM entries WHERE kind = ?", (kind,)).fetchall()
+        db.close()
+        return [dict(row) for row in rows]
+
     async def ended(self, count: int = 1) -> list[dict[str, Any]]:
         """The same once so many calls of models have ended."""
         await until(lambda: sum(row["ended"] is not None for row in self.rows()) >= count)

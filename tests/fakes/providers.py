@@ -30,7 +30,7 @@ class Seen:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.body)
+        return json.loads(self.body) if self.body else {}
 
     def header(self, name: str) -> str | None:
         found = [value for key, value in self.headers if key.lower() == name]
@@ -57,6 +57,8 @@ class Provider:
     """What `raw` answers, head and all."""
     arguments: str = '{"city":"Rome"}'
     """Of the tool that whole chats call."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What it keeps, by id: responses that were not asked not to be kept, conversations, containers."""
     first_delta: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -127,7 +129,13 @@ async def _answer(fake: Provider, habit: str, seen: Seen, writer: asyncio.Stream
         await fake.release.wait()
     if habit.startswith("status:"):
         return await _refuse(habit, seen, writer)
-    if seen.json.get("stream"):
+    if habit != "forgets" and (kept := _of_kept(fake, seen)) is not None:
+        status, body = kept[0], json.dumps(kept[1]).encode()
+        writer.write(_head(status, "application/json", [("Content-Length", str(len(body))), *_extra()]))
+        writer.write(body)
+        await writer.drain()
+        return True
+    if seen.json.get("stream") or "stream=true" in seen.path:
         return await _stream(fake, habit, seen, writer)
     body = b"<html>no JSON</html>" if habit == "html" else json.dumps(whole(fake, habit, seen)).encode()
     pieces = [bytes([byte]) for byte in body] if habit == "bytes" else [body]
@@ -136,6 +144,29 @@ async def _answer(fake: Provider, habit: str, seen: Seen, writer: asyncio.Stream
         writer.write(piece)
         await writer.drain()
     return True
+
+
+def _of_kept(fake: Provider, seen: Seen) -> tuple[int, Any] | None:
+    """The answer to a request about something that is kept; None: it is no such request."""
+    path, *parts = seen.path.partition("?")[0].removeprefix("/v1/").split("/")
+    if path not in ("responses", "conversations") or parts == ["input_tokens"] or (path == "responses" and not parts):
+        return None
+    if not parts:
+        conversation = {"id": f"conv_{len(fake.kept) + 1}", "object": "conversation", "created_at": 1, "metadata": {}}
+        fake.kept[conversation["id"]] = conversation
+        return 200, conversation
+    kept = fake.kept.get(parts[0])
+    if kept is None:
+        return 404, {"error": {"message": "not here", "type": "invalid_request_error", "param": None, "code": None}}
+    if seen.method == "DELETE" and len(parts) == 1:
+        del fake.kept[parts[0]]
+        return 200, {"id": parts[0], "object": f"{path.removesuffix('s')}.deleted", "deleted": True}
+    if parts[1:] == ["cancel"]:
+        kept["status"] = "cancelled"
+    if len(parts) > 1 and parts[1] != "cancel":
+        item = {"type": "message", "id": "msg_1", "role": "user", "content": []}
+        return 200, {"object": "list", "data": [item], "first_id": "msg_1", "last_id": "msg_1", "has_more": False}
+    return None if "stream=true" in seen.path else (200, kept)
 
 
 async def _refuse(habit: str, seen: Seen, writer: asyncio.StreamWriter) -> bool:
@@ -171,6 +202,8 @@ def _head(status: int, content_type: str, headers: Iterable[tuple[str, str]]) ->
 def whole(fake: Provider, habit: str, seen: Seen) -> Any:
     """The answer as one JSON object."""
     asked, text = seen.json, "".join(WORDS)
+    if seen.path.endswith("/input_tokens"):
+        return {"object": "response.input_tokens", "input_tokens": INPUT_TOKENS}
     model = asked["model"]
     if seen.path.endswith("/count_tokens"):
         return {"input_tokens": INPUT_TOKENS}
@@ -180,8 +213,17 @@ def whole(fake: Provider, habit: str, seen: Seen) -> Any:
         return {"object": "list", "data": data, "model": model, "usage": usage}
     if seen.path.endswith("/messages"):
         return _message(fake, habit, asked, text)
+    if seen.path.endswith("/moderations"):
+        return {"id": "modr-1", "model": model, "results": [{"flagged": False}]}
+    if seen.path.endswith("/images/generations"):
+        usage = {} if habit == "no_usage" else {"usage": _response_usage(fake)}
+        return {"created": 1, "data": [{"b64_json": "A" * 100_000}], **usage}
+    if seen.path == "/v1/completions":
+        choices = [{"index": 0, "text": text, "finish_reason": "stop", "logprobs": None}]
+        answer = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": model, "choices": choices}
+        return {**answer, "usage": _chat_usage(fake)}
     if seen.path.endswith("/responses"):
-        return _response(fake, habit, model, "completed", text)
+        return _kept_response(fake, habit, asked, text)
     tool = _tool_of(asked)
     if tool and asked["messages"][-1]["role"] != "tool":
         function = {"name": tool, "arguments": fake.arguments}
@@ -247,7 +289,28 @@ def _message(fake: Provider, habit: str, asked: Any, text: str) -> Any:
         "stop_reason": "tool_use" if tool and not is_told else "end_turn",
         "stop_sequence": None,
     }
+    if asked.get("container") or any("code_execution" in t.get("type", "") for t in asked.get("tools") or ()):
+        answer["container"] = {"id": "container_1", "expires_at": "2100-01-01T00:00:00Z"}
     return answer if habit == "no_usage" else {**answer, "usage": _message_usage(fake)}
+
+
+def _kept_response(fake: Provider, habit: str, asked: Any, text: str) -> Any:
+    """A response under an id of its own, where it was not asked not to keep it; one in the background is queued."""
+    answer = _response(fake, habit, asked["model"], "completed", text)
+    if asked.get("store") is False:
+        return answer
+    answer["id"] = f"resp_{len(fake.kept) + 2}"
+    answer["output"][0]["id"] = f"msg_{len(fake.kept) + 2}"
+    if asked.get("background"):
+        answer |= {"status": "queued", "output": [], "usage": None}
+    fake.kept[answer["id"]] = answer
+    return answer
+
+
+def complete(fake: Provider, id_: str) -> None:
+    """A response in the background has ended."""
+    kept = fake.kept[id_]
+    fake.kept[id_] = {**_response(fake, "", kept["model"], "completed", "".join(WORDS)), "id": id_}
 
 
 def _response(fake: Provider, habit: str, model: str, status: str, text: str) -> Any:
@@ -294,10 +357,10 @@ def events_of(fake: Provider, habit: str, seen: Seen) -> list[bytes]:
     asked = seen.json
     if seen.path.endswith("/messages"):
         events = _message_events(fake, habit, asked)
-    elif seen.path.endswith("/responses"):
+    elif "/responses" in seen.path:
         events = _response_events(fake, habit, asked)
     else:
-        events = _chat_events(fake, habit, asked)
+        events = _chat_events(fake, habit, asked, seen.path)
     if habit == "crlf":
         return [event.replace(b"\n", b"\r\n") for event in events]
     return events
@@ -308,7 +371,7 @@ def _data(value: Any, name: str = "") -> bytes:
     return f"{head}data: {json.dumps(value)}\n\n".encode()
 
 
-def _chat_events(fake: Provider, habit: str, asked: Any) -> list[bytes]:
+def _chat_events(fake: Provider, habit: str, asked: Any, seen_path: str = "") -> list[bytes]:
     def chunk(choices: Any, **more: Any) -> bytes:
         return _data({"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": asked["model"],
                       "choices": choices, **more})  # fmt: skip
@@ -316,6 +379,10 @@ def _chat_events(fake: Provider, habit: str, asked: Any) -> list[bytes]:
     def choice(delta: Any, finish: str | None = None) -> Any:
         return [{"index": 0, "delta": delta, "finish_reason": finish}]
 
+    if seen_path == "/v1/completions":
+        choices = [[{"index": 0, "text": word, "finish_reason": None}] for word in WORDS]
+        usage = chunk([], usage=_chat_usage(fake))
+        return [*map(chunk, choices), *([usage] if "stream_options" in asked else []), b"data: [DONE]\n\n"]
     if habit == "error_first":
         return [_data({"error": {"message": "overloaded", "type": "server_error", "code": "overloaded"}})]
     tool = _tool_of(asked)
@@ -363,6 +430,8 @@ def _message_events(fake: Provider, habit: str, asked: Any) -> list[bytes]:
     if habit == "error_last":
         return [*begin, *body[:2], error]
     delta = {"stop_reason": "tool_use" if tool and not is_told else "end_turn", "stop_sequence": None}
+    container = _message(fake, habit, asked, "").get("container")
+    delta |= {"container": container} if container else {}
     told = {} if habit == "no_usage" else {"usage": {"output_tokens": OUTPUT_TOKENS * fake.usage_scale}}
     return [*begin, *body, event("message_delta", delta=delta, **(told or {"usage": {"output_tokens": 0}})),
             event("message_stop")]  # fmt: skip
@@ -374,7 +443,9 @@ def _response_events(fake: Provider, habit: str, asked: Any) -> list[bytes]:
     def event(name: str, **more: Any) -> bytes:
         return _data({"type": name, "sequence_number": next(number), **more}, name)
 
-    model, text = asked["model"], "".join(WORDS)
+    model, text = asked.get("model", "gpt-5-mini"), "".join(WORDS)
+    if asked.get("store") is not False:
+        fake.kept["resp_1"] = _response(fake, habit, model, "completed", text)
     begin = [event("response.created", response=_response(fake, habit, model, "in_progress", ""))]
     error = event("error", code="server_error", message="overloaded", param=None)
     if habit == "error_first":

@@ -9,7 +9,7 @@ import pytest
 
 from mcp_gateway.domain import Allowance, Kind, Outcome, OutcomeStatus, Target, Usage
 from mcp_gateway.errors import OverLimit
-from mcp_gateway.guards.budget import Budgets
+from mcp_gateway.guards.budget import Budgets, Reservation
 
 TARGET = Target(Kind.MODEL, "models", "m", "m", {}, "")
 EXPECTS = Usage(input=100, output=50, cost=0.001)
@@ -27,13 +27,22 @@ def allowance(**most: Any) -> Allowance:
     return Allowance("daily", "agent=a", 86_400, **most)
 
 
+async def reserve(
+    budgets: Budgets, allowances: list[Allowance], target: Target, expects: Usage | None
+) -> Reservation | None:
+    begun = budgets.begin(allowances, target, expects)
+    if begun is not None:
+        await begun.granted()
+    return begun
+
+
 def spent(budgets: Budgets) -> list[tuple[int, int, int]]:
-    budgets._thread.submit(lambda: None).result()
+    budgets.flush().result()
     return [(each.calls, each.tokens, each.cost) for each in budgets.store.spent(0)]
 
 
 async def test_what_no_budget_counts_costs_nothing(budgets: Budgets) -> None:
-    assert await budgets.reserve([], TARGET, EXPECTS) is None
+    assert await reserve(budgets, [], TARGET, EXPECTS) is None
     assert budgets._opened is None
 
 
@@ -54,31 +63,31 @@ async def test_what_no_budget_counts_costs_nothing(budgets: Budgets) -> None:
 async def test_each_end_is_charged_for_what_it_took(
     budgets: Budgets, outcome: Outcome, expected: list[tuple[int, int, int]]
 ) -> None:
-    reservation = await budgets.reserve([allowance(tokens=1000)], TARGET, EXPECTS)
+    reservation = await reserve(budgets, [allowance(tokens=1000)], TARGET, EXPECTS)
     assert reservation is not None
     reservation.settle(outcome)
     assert spent(budgets) == expected
 
 
 async def test_the_wait_is_until_the_next_window(budgets: Budgets) -> None:
-    await budgets.reserve([allowance(calls=1)], TARGET, EXPECTS)
+    await reserve(budgets, [allowance(calls=1)], TARGET, EXPECTS)
     with pytest.raises(OverLimit, match="'daily' is out of calls") as over:
-        await budgets.reserve([allowance(calls=1)], TARGET, EXPECTS)
+        await reserve(budgets, [allowance(calls=1)], TARGET, EXPECTS)
     assert over.value.retry_after_s == 3600
     assert over.value.is_budget
     with pytest.raises(OverLimit) as busy:
-        await budgets.reserve([allowance(concurrent=1)], TARGET, EXPECTS)
+        await reserve(budgets, [allowance(concurrent=1)], TARGET, EXPECTS)
     assert busy.value.retry_after_s is None
 
 
 async def test_money_is_not_counted_without_a_price(budgets: Budgets) -> None:
     with pytest.raises(OverLimit, match="price"):
-        await budgets.reserve([allowance(cost=1_000_000)], TARGET, Usage(input=1))
-    assert await budgets.reserve([allowance(tokens=10)], TARGET, Usage(input=1))
+        await reserve(budgets, [allowance(cost=1_000_000)], TARGET, Usage(input=1))
+    assert await reserve(budgets, [allowance(tokens=10)], TARGET, Usage(input=1))
 
 
 async def test_calls_without_tokens_are_counted_as_calls(budgets: Budgets) -> None:
-    reservation = await budgets.reserve([allowance(calls=5, cost=5)], TARGET, None)
+    reservation = await reserve(budgets, [allowance(calls=5, cost=5)], TARGET, None)
     assert reservation is not None
     reservation.settle(Outcome(OutcomeStatus.OK, {}))
     assert spent(budgets) == [(1, 0, 0)]

@@ -112,3 +112,17 @@ def test_a_file_of_a_newer_program_is_left_alone(tmp_path: Path) -> None:
     opened.close()
     with pytest.raises(StoreUnavailable, match="newer"):
         BudgetStore(tmp_path / "state")
+
+
+def test_what_is_told_later_counts_as_set_aside_until_then(tmp_path: Path) -> None:
+    """Though the process that set it aside is gone; and it is no call at once."""
+    first = BudgetStore(tmp_path)
+    first.leave_open(first.take([draw(tokens=30)]).hold, "p/resp_1")
+    first.close()
+    later = BudgetStore(tmp_path)
+    assert later.take([draw(most_tokens=30)]).out_of == "tokens"
+    later.settle(later.take([draw(most_at_once=1)]).hold, 0, 0)
+    later.settle("p/resp_1", 7, 2)
+    later.settle("p/resp_1", 7, 2)
+    assert used(later) == [(2, 7, 2, 0)]
+    later.close()

@@ -183,7 +183,7 @@ async def test_a_budget_counts_a_hit_as_a_call_without_tokens(tmp_path: Path) ->
     budget = '\n[budgets.one]\nper = "31d"\ncalls = 3\ntokens = 1_000_000\n'
     async with model_gateway(tmp_path, models=CACHING, policy=POLICY + budget) as gateway:
         assert [(await gateway.chat("smart")).status_code for _ in range(4)] == [200, 200, 200, 429]
-        await asyncio.wrap_future(gateway.parts.budgets._thread.submit(lambda: None))
+        await asyncio.wrap_future(gateway.parts.budgets.flush())
         [spent] = gateway.parts.budgets.store.spent(0)
         assert (spent.calls, spent.tokens) == (3, INPUT_TOKENS + OUTPUT_TOKENS)
 

@@ -9,6 +9,7 @@ import pytest
 
 from fakes.model_gateway import HELLO, MODELS, POLICY, ModelGateway, model_gateway
 from fakes.providers import INPUT_TOKENS, OUTPUT_TOKENS, provider
+from fakes.waiting import until
 from mcp_gateway.config.servers import load
 from mcp_gateway.storage.budgets import BudgetStore
 from mcp_gateway.wiring import utc_now
@@ -25,7 +26,7 @@ def with_budget(**keys: str) -> str:
 
 async def spent(gateway: ModelGateway) -> tuple[int, int, int]:
     """Calls and tokens of the only budget, and how many calls are under way."""
-    await asyncio.wrap_future(gateway.parts.budgets._thread.submit(lambda: None))
+    await asyncio.wrap_future(gateway.parts.budgets.flush())
     found = gateway.parts.budgets.store.spent(0)
     return (sum(s.calls for s in found), sum(s.tokens for s in found), sum(s.under_way for s in found))
 
@@ -186,3 +187,45 @@ async def test_what_a_provider_does_by_itself_cannot_be_counted_and_so_not_limit
     async with model_gateway(tmp_path, policy=POLICY + grant) as gateway:
         assert (await gateway.chat(tools=[{"type": "web_search"}])).status_code == 403
         assert gateway.first.seen == []
+
+
+async def test_agents_are_told_what_is_left_of_their_own(tmp_path: Path) -> None:
+    """With answers, streams and refusals; not of what is shared with others."""
+    shared = '\n[budgets.shared]\nper = "1d"\ntokens = 100_000\n'
+    async with model_gateway(tmp_path, policy=with_budget(tokens="100", by='["agent"]') + shared) as gateway:
+        answers = [await gateway.chat(max_tokens=5) for _ in range(2)] + [await gateway.chat(max_tokens=5, stream=True)]
+        left = [answer.headers["ratelimit"].split(";")[1] for answer in answers]
+        assert left[:2] == [f"r={100 - TOKENS}", f"r={100 - 2 * TOKENS}"]
+        assert answers[2].headers["ratelimit-policy"] == f'"one-tokens";q=100;qu="tokens";w={31 * 86_400}'
+        assert (await gateway.chat()).status_code == 200
+        refused = await gateway.chat()
+        assert refused.status_code == 429
+        assert refused.headers["ratelimit"].startswith('"one-tokens";r=0;t=')
+        assert abs(int(refused.headers["ratelimit"].split("t=")[1]) - int(refused.headers["retry-after"])) <= 1
+        assert "ratelimit" not in (await gateway.chat("gpt-5")).headers, "nobody is told of what they may not use"
+
+
+async def test_operators_are_told_once_when_a_budget_is_nearly_used_up(tmp_path: Path) -> None:
+    """Once for a window, over a restart too."""
+    policy = with_budget(tokens=str(10 * TOKENS), by='["agent"]', alert_at="0.5")
+    notes: list[int] = []
+    async with provider() as first:
+        for calls in (4, 4, 1):
+            async with model_gateway(tmp_path, policy=policy, first=first) as gateway:
+                for _ in range(calls):
+                    await gateway.chat(max_tokens=5)
+                await spent(gateway)
+                await asyncio.sleep(0)
+                await until(lambda: not gateway.parts._noting)
+                notes.append(len(gateway.rows_of("budget")))
+    assert notes == [0, 1, 1]
+
+
+async def test_an_answer_that_a_guard_blocked_is_paid_for(tmp_path: Path) -> None:
+    guard = '\n[[guard]]\nfind = ["personal-data"]\nin = ["results"]\nthen = "block"\n'
+    async with model_gateway(tmp_path, policy=with_budget(tokens="100") + guard) as gateway:
+        tool = {"type": "function", "function": {"name": "mail", "parameters": {}}}
+        gateway.first.arguments = '{"to":"jane.doe@example.com"}'
+        assert (await gateway.chat(tools=[tool])).status_code == 403
+        assert await spent(gateway) == (1, TOKENS, 0)
+        assert [(row["ended"], row["t_in"]) for row in await gateway.ended()] == [("blocked", INPUT_TOKENS)]

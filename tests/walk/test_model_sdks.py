@@ -10,7 +10,7 @@ import httpx2
 import openai
 import pytest
 
-from fakes.model_gateway import HELLO, NO_TLS, ModelGateway, model_gateway
+from fakes.model_gateway import HELLO, MODELS, NO_TLS, ModelGateway, model_gateway
 from fakes.providers import INPUT_TOKENS, OUTPUT_TOKENS, REQUEST_ID, WORDS
 
 pytestmark = pytest.mark.slow
@@ -249,3 +249,25 @@ async def test_one_trace_goes_through_model_and_provider(gateway: ModelGateway) 
     assert (await gateway.post("/v1/chat/completions", body, traceparent=parent)).status_code == 200
     assert gateway.first.seen[0].header("traceparent") == parent
     assert gateway.rows()[0]["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
+
+
+async def test_openai_responses_that_are_kept(tmp_path: Path) -> None:
+    """Created, gone on from, followed in the background, listed, cancelled and deleted, by the SDK's own methods."""
+    stateful = MODELS.replace("idle_timeout_s = 5", "idle_timeout_s = 5\nstateful = true")
+    async with model_gateway(tmp_path, models=stateful) as gateway, openai_of(gateway) as client:
+        first = await client.responses.create(model="gpt-5-mini", input="hello")
+        await client.responses.create(model="gpt-5-mini", input="more", previous_response_id=first.id)
+        assert (await client.responses.retrieve(first.id)).output_text == TEXT
+        assert [item.id async for item in client.responses.input_items.list(first.id)] == ["msg_1"]
+        queued = await client.responses.create(model="gpt-5-mini", input="hello", background=True)
+        assert (await client.responses.cancel(queued.id)).status == "cancelled"
+        await client.responses.delete(first.id)
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve(first.id)
+        conversation = await client.conversations.create()
+        await client.responses.create(model="gpt-5-mini", input="hello", conversation=conversation.id)
+        stream = await client.responses.create(model="gpt-5-mini", input="hello", background=True, stream=True)
+        [created, *_] = [event async for event in stream]
+        assert created.type == "response.created"
+        again = await client.responses.retrieve(created.response.id, stream=True, starting_after=0)
+        assert [event.type async for event in again][-1] == "response.completed"
