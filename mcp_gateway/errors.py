@@ -247,6 +247,8 @@ class StoreUnavailable(OperatorError):
 class StoreBusy(StoreUnavailable):
     """Somebody writes to the store at this moment: worth asking again very soon."""
 
+    code = "GW-STORE-BUSY"
+
 
 class IdentityUnavailable(OperatorError):
     """An issuer's keys or answers cannot be had at the moment: nobody is let in on its word, and is not to blame."""

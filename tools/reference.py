@@ -14,7 +14,7 @@ FAULTS: Final = {
     "OperatorError": "the operator's",
     "_Complaints": "the operator's",
 }
-"""Whose fault a class's direct children are, as errors.py draws the tree."""
+"""The classes of errors.py that only group others, and whose fault those are."""
 
 _CODE: Final = re.compile(r"\bGW-[A-Z0-9]+(?:-[A-Z0-9]+)*\b")
 
@@ -22,7 +22,7 @@ _CODE: Final = re.compile(r"\bGW-[A-Z0-9]+(?:-[A-Z0-9]+)*\b")
 def error_table() -> str:
     """A table of the classes of errors.py that are raised themselves, by whose fault they are."""
     rows = [
-        f"| [`{error.code}`](#{error.code.lower()}) | `{error.name}` | {FAULTS[error.base]} | {_paragraph(error)} |"
+        f"| [`{error.code}`](#{error.code.lower()}) | `{error.name}` | {_fault_of(error)} | {_paragraph(error)} |"
         for error in _raised_ones()
     ]
     return "\n".join(["| code | raised as | whose fault | what it is |", "|---|---|---|---|", *rows])
@@ -46,9 +46,15 @@ def codes_in_use() -> set[str]:
 
 
 def _raised_ones() -> list[ErrorClass]:
-    classes = error_classes(PACKAGE / "errors.py")
-    bases = {error.base for error in classes}
-    return [error for error in classes if error.name not in bases]
+    return [error for error in error_classes(PACKAGE / "errors.py") if error.name not in FAULTS]
+
+
+def _fault_of(error: ErrorClass) -> str:
+    bases = {each.name: each.base for each in error_classes(PACKAGE / "errors.py")}
+    base = error.base
+    while base not in FAULTS:
+        base = bases[base]
+    return FAULTS[base]
 
 
 def _paragraph(error: ErrorClass) -> str:

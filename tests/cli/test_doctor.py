@@ -1,13 +1,16 @@
 """Every fault that `doctor` knows is provoked, and the fix it prints, typed as it stands, repairs it."""
 
 import json
+import os
 import shlex
+import signal
 import socket
 import sqlite3
 import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -301,6 +304,20 @@ def test_a_gateway_that_could_not_use_the_last_edit(operator: Any) -> None:
         assert "GW-POLICY" in operator.run("check", exits=2).stderr
         operator.write(FILES)
         wait_for(lambda: not findings(operator, Code.GATEWAY_CONFIG))
+
+
+def test_a_worker_that_has_died(operator: Any) -> None:
+    with serving(operator.folder, FILES, workers=2):
+
+        def seen_while_it_keeps_dying() -> list[dict[str, str]]:
+            told = json.loads(operator.feed("", "status", "--json").stdout)["gateway"]["workers"]
+            with suppress(ProcessLookupError):
+                os.kill(told[1]["pid"] or 2**30, signal.SIGKILL)
+            return findings(operator, Code.GATEWAY_WORKER)
+
+        [seen] = wait_for(seen_while_it_keeps_dying)
+        assert "worker 2" in seen["said"]
+        wait_for(lambda: not findings(operator, Code.GATEWAY_WORKER))
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
