@@ -1,10 +1,10 @@
 """Numbers for a monitoring system: how many calls there were, how they ended, how long they took, what they cost.
 
-Filled in where the audit's rows are written (`audit/metered.py`), read by the scrape door. Plain numbers, touched only on
-the event loop, so that counting a call takes no lock and a few microseconds; what reads them takes a copy first.
+Filled in where the audit's rows are written (`audit/metered.py`), read by the scrape door. Plain numbers, touched
+only on the event loop, so that counting a call takes no lock and a few microseconds; what reads them copies them first.
 
-No series is made by what somebody sends: labels are words of ours, or names that configuration and policy have. Any other
-name is `_other`, and so is every name once a family has `MAX_SERIES`. Tools, arguments and persons are no labels.
+No series is made by what somebody sends: labels are words of ours, or names that configuration and policy have. Any
+other name is `_other`, and so is every name once a family has `MAX_SERIES`. Tools, arguments and persons are no labels.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ TOKENS: Final = Family(
     "mcp_gateway_model_tokens",
     "counter",
     ("agent", "model", "type"),
-    "Tokens of models: `input` and `output` are all of them, `cache_read`, `cache_write` and `reasoning` are part of those.",
+    "Tokens of models: `input` and `output` are all; `cache_read`, `cache_write`, `reasoning` are part of those.",
 )
 COST: Final = Family(
     "mcp_gateway_model_cost_usd", "counter", ("agent", "model"), "What calls of models cost, in US dollars."
@@ -99,7 +99,7 @@ REFUSED: Final = Family(
     "mcp_gateway_refused",
     "counter",
     ("reason",),
-    "Requests refused before anybody knew whose they were: `http_401`, ...",
+    "Requests refused at the door, before they were any call: `http_401`, `http_401:expired`, `http_413`, ...",
 )
 COMMIT_TIME: Final = Family(
     "mcp_gateway_audit_commit_seconds", "histogram", (), "How long requests waited for a row of the audit.", _OWN_S
@@ -201,7 +201,7 @@ class _Histogram:
         return Spread(tuple(self._counts), self._total)
 
 
-Value = TypeVar("Value", _Amount, _Histogram)
+Value = TypeVar("Value", bound=_Amount | _Histogram)
 
 
 class _Series(Generic[Value]):

@@ -75,15 +75,14 @@ class ScrapeDoor:
             return refusal
         if not self._is_opened_by(head_of(scope).authorization):
             return Refusal(401, "the metrics key is required", (CHALLENGE,))
-        if scope["method"] not in ("GET", "HEAD"):
-            return Refusal(405, "method not allowed", ((b"allow", b"GET, HEAD"),))
+        if scope["method"] != "GET":
+            return Refusal(405, "method not allowed", ((b"allow", b"GET"),))
         return None
 
     def _is_opened_by(self, authorization: list[str]) -> bool:
         match = _BEARER.fullmatch(authorization[0]) if len(authorization) == 1 else None
         given = _digest(match[1].encode("latin-1") if match else b"")
-        # Each is compared, so that the time says nothing about which.
-        return any([hmac.compare_digest(given, key) for key in self._keys])
+        return any(hmac.compare_digest(given, key) for key in self._keys)
 
 
 class _OfTheProcess(Collector):
@@ -115,9 +114,10 @@ def _metric(taken: Taken) -> Metric:
     if family.kind == "histogram":
         return _histogram(taken)
     kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric: Metric = kind(family.name, family.says, labels=family.labels)
+    metric = kind(family.name, family.says, labels=family.labels)
     for labels, value in taken.values:
-        metric.add_metric(labels, value)
+        if not isinstance(value, Spread):
+            metric.add_metric(labels, value)
     return metric
 
 
