@@ -73,7 +73,7 @@ OWN_TIME: Final = Family(
     "mcp_gateway_own_seconds",
     "histogram",
     ("kind", "upstream"),
-    "The gateway's own part of calls that were answered, the audit's commits included.",
+    "The gateway's own part of calls that were answered, but for the audit's last row (see the commits).",
     _OWN_S,
 )
 UPSTREAM_TIME: Final = Family(
@@ -275,7 +275,7 @@ class Metrics:
         way = request.verb, _upstream(target)
         self._under_way.of(*way).value -= 1
         if outcome.status in _ANSWERED:
-            self._own_time.of(*way).observe(gateway_ms / 1000)
+            self._own_time.of(*way).observe(max(0.0, gateway_ms) / 1000)
             if outcome.upstream_ms:
                 self._upstream_time.of(*way).observe(outcome.upstream_ms / 1000)
 
