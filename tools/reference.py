@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
+from mcp_gateway.metrics import FAMILIES
 from tools.source import PACKAGE, ErrorClass, error_classes, members, source_files
 
 FAULTS: Final = {
@@ -37,6 +39,12 @@ def enum_table(heading: str, enum: str, file: str = "domain.py") -> str:
     return "\n".join([f"| {heading} | means |", "|---|---|", *rows])
 
 
+def metric_table() -> str:
+    """A table of the metrics there are."""
+    rows = [f"| `{f.name}` | {f.kind} | {_marked(f.labels)} | {f.says} |" for f in FAMILIES]
+    return "\n".join(["| name | kind | labels | says |", "|---|---|---|---|", *rows])
+
+
 def codes_in_use() -> set[str]:
     """Every code that stands in the source, but for those of classes that only group others."""
     raised = {error.name for error in _raised_ones()}
@@ -59,6 +67,10 @@ def _fault_of(error: ErrorClass) -> str:
 
 def _paragraph(error: ErrorClass) -> str:
     return " ".join(error.docstring.partition("\n\n")[0].split())
+
+
+def _marked(words: Sequence[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
 
 
 def _said_plainly(value: str) -> str:

@@ -74,12 +74,17 @@ class AuditLog:
     @asynccontextmanager
     async def opened(cls, path: Path, state_dir: Path, **settings: Any) -> AsyncIterator[Self]:
         """A started log that is closed in the end; `settings` are those of `AuditSettings`."""
-        log = cls(AuditSettings(path, state_dir, **settings))
-        await log.start()
-        try:
+        async with cls(AuditSettings(path, state_dir, **settings)).started() as log:
             yield log
+
+    @asynccontextmanager
+    async def started(self) -> AsyncIterator[Self]:
+        """Itself, started, and closed in the end."""
+        await self.start()
+        try:
+            yield self
         finally:
-            await log.aclose()
+            await self.aclose()
 
     async def start(self) -> None:
         """Open the database, settle what a run that died left open, and begin.
@@ -123,6 +128,11 @@ class AuditLog:
     def commits(self) -> int:
         """Transactions so far; rows that met share one."""
         return self._writer.commits if self._writer is not None else 0
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their rows to be committed."""
+        return self._writer.waiting if self._writer is not None else 0
 
     async def open(self, caller: Caller, request: Request, target: Target | None, decision: Decision) -> Entry:
         """Write down what was decided; returns once it is committed. Raises `StoreUnavailable`."""

@@ -18,6 +18,7 @@ from typing import Annotated, Final
 import anyio
 import typer
 from anyio.abc import TaskGroup
+from starlette.types import ASGIApp
 
 from mcp_gateway import __version__
 from mcp_gateway.cli.introduce import Introduction, agents, how_to_connect, upstreams, url_of
@@ -39,7 +40,6 @@ from mcp_gateway.cli.workers import MAX_WORKERS, Crew
 from mcp_gateway.config.servers import Configuration, load
 from mcp_gateway.config.settings import Settings, address
 from mcp_gateway.domain import Json
-from mcp_gateway.frontdoor.admin import AdminDoor
 from mcp_gateway.frontdoor.attach import AttachDoor, Opened
 from mcp_gateway.frontdoor.exchange import Closers
 from mcp_gateway.frontdoor.hello import Hello
@@ -204,7 +204,7 @@ async def _over_http(parts: Running, sockets: Sockets, how: How, tasks: TaskGrou
         await serve_http(door, sockets.agents, parts.closers, settings.max_header_bytes, taking=taking)
 
 
-async def _serve_admin(door: AdminDoor, listener: socket.socket, max_header_bytes: int) -> None:
+async def _serve_admin(door: ASGIApp, listener: socket.socket, max_header_bytes: int) -> None:
     await serve_http(door, listener, Closers(), max_header_bytes, hears_signals=False)
 
 

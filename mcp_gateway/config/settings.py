@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -76,6 +77,8 @@ class Settings:
     """Where operators' programs start tasks and answer approvals over HTTP. None: nowhere."""
     admin_key: str | None = field(default=None, repr=False)
     """What they prove themselves with; there if `admin` is."""
+    metrics_key: str | None = field(default=None, repr=False)
+    """What a monitoring system reads `/metrics` with, where `admin` is. None: nothing is counted."""
     cache_bytes: int = 64 * MIB
     """How much of answers is kept at most: of plain APIs, and of models as much again."""
     cache_bytes_per_caller: int = 8 * MIB
@@ -150,7 +153,8 @@ def read_settings(table: Table, secrets: Secrets, listen: tuple[str, int] | None
         approval_wait_s=table.number("approval_wait_s", defaults.approval_wait_s, DAY_S),
         task_claim=table.text("task_claim"),
         admin=_admin(table, secrets),
-        admin_key=_admin_key(table, secrets),
+        admin_key=_key(table, "admin_key", secrets),
+        metrics_key=_metrics_key(table, secrets),
     )
     table.finish()
     _check_reach(table, settings)
@@ -192,11 +196,22 @@ def _admin(table: Table, secrets: Secrets) -> tuple[str, int] | None:
     return found
 
 
-def _admin_key(table: Table, secrets: Secrets) -> str | None:
-    key = table.resolved("admin_key", secrets.value)
+def _key(table: Table, name: str, secrets: Secrets) -> str | None:
+    key = table.resolved(name, secrets.value)
     if key is not None and (len(key) < LEAST_ADMIN_KEY or len(set(key)) < LEAST_ADMIN_KEY // 4):
-        table.refuse("admin_key", "'admin_key' can be guessed", f"at least {LEAST_ADMIN_KEY} random characters")
+        table.refuse(name, f"{name!r} can be guessed", f"at least {LEAST_ADMIN_KEY} random characters")
         return None
+    return key
+
+
+def _metrics_key(table: Table, secrets: Secrets) -> str | None:
+    key = _key(table, "metrics_key", secrets)
+    if key is not None and "admin" not in table:
+        fix = 'add admin = "127.0.0.1:8766" and an admin_key: /metrics is served there'
+        table.refuse("metrics_key", "'metrics_key' needs 'admin'", fix)
+    if key is not None and find_spec("prometheus_client") is None:
+        fix = "pip install 'mcp-gateway[metrics]'"
+        table.refuse("metrics_key", "'metrics_key' needs the package prometheus-client, which is not installed", fix)
     return key
 
 

@@ -186,9 +186,14 @@ class HttpDoor:
 
     async def _caller_on(self, scope: Scope, authorization: Sequence[str], task: str | None) -> Caller:
         """The caller, on a task that is its own. Raises `NotAuthenticated` for any other."""
-        caller = await self._caller(scope, task, authorization)
-        if task is not None and not self._has_task(caller.agent, task):
-            raise NotAuthenticated("there is no such task for this key")
+        try:
+            caller = await self._caller(scope, task, authorization)
+            if task is not None and not self._has_task(caller.agent, task):
+                raise NotAuthenticated("there is no such task for this key")
+        except (NotAuthenticated, NoAgent) as e:  # these doors answer in their own words, but it counts here
+            status = 403 if isinstance(e, NoAgent) else 401
+            self._audit.count_refusal(Refusal(status, str(e), why=e.fault).reason)
+            raise
         return caller
 
     async def _caller(self, scope: Scope, task: str | None, authorization: Sequence[str] | None = None) -> Caller:

@@ -234,6 +234,11 @@ class GroupWriter(Generic[Job]):
         await asyncio.shield(self._stopped)
         self._thread.join()
 
+    @property
+    def waiting(self) -> int:
+        """How many have submitted something that is not committed yet."""
+        return self._waiting
+
     def submit(self, *jobs: Job, bounded: bool = True) -> asyncio.Future[None]:
         """Have `jobs` committed in one transaction; the future ends when they are, or with `StoreUnavailable`.
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
+from starlette.types import ASGIApp
 
 from mcp_gateway import __version__
 from mcp_gateway.audit.kept import Keeper
@@ -68,6 +69,7 @@ from mcp_gateway.guards.schema import Schemas
 from mcp_gateway.guards.transactions import Transactions
 from mcp_gateway.identity.started import StartedTasks
 from mcp_gateway.identity.task import task_for
+from mcp_gateway.metrics import Metrics
 from mcp_gateway.models.kept import KeptThings
 from mcp_gateway.models.sampling import Answerer, Sampling
 from mcp_gateway.models.sender import targets_of
@@ -88,6 +90,7 @@ from mcp_gateway.upstreams.own_lists import Surroundings as OwnListsSurroundings
 from mcp_gateway.upstreams.pool import Pool
 from mcp_gateway.wiring.clock import new_request_id, utc_now, utc_text
 from mcp_gateway.wiring.judges import Judges
+from mcp_gateway.wiring.metering import names_of, with_metrics
 from mcp_gateway.wiring.offers import (
     bounded,
     for_everybody,
@@ -134,6 +137,7 @@ class Running:
         load: Load,
         audit: AuditLog,
         siblings: Siblings | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """`siblings`: the processes this gateway consists of; None: it is this one alone."""
         self.siblings = siblings
@@ -142,6 +146,8 @@ class Running:
         """In force: its `settings` stay those the process was started with."""
         self.policy = policy
         self.audit = audit
+        self.metrics = metrics
+        """None: nobody wants to know."""
         self.closers = Closers()
         self._load = load
         self._built: tuple[tuple[Listing, ...], Sequence[ServerConfig], Catalog] | None = None
@@ -392,13 +398,13 @@ class Running:
         )
         return door, legacy
 
-    def admin_door(self, tasks: StartedTasks) -> AdminDoor:
-        """The ASGI application of the operators' own listener, for whoever has `admin_key`."""
+    def admin_door(self, tasks: StartedTasks) -> ASGIApp:
+        """The ASGI application of the operators' own listener, for whoever has `admin_key` or `metrics_key`."""
         desk = Desk(tasks, self.transactions, self.audit, lambda: self.policy, utc_now)
         key = self.configuration.settings.admin_key
         if not key:
             raise ConfigInvalid([Complaint(str(self.configuration.path), 0, "there is no 'admin_key'")])
-        return AdminDoor(desk, key, utc_now, self.audit.count_refusal)
+        return with_metrics(AdminDoor(desk, key, utc_now, self.audit.count_refusal), self, self.metrics)
 
     def serve_pages_at(self, url: str) -> None:
         """The login pages are behind the HTTP door, at `url`."""
@@ -497,6 +503,8 @@ class Running:
         listings = self._sifted()
         rules = {server.name: naming_rule(server) for server in servers}
         self.audit.remember_policy(self.policy.version, self.policy.text)
+        if self.metrics is not None:
+            self.metrics.names = names_of(self.configuration, self.policy)
         # The login tools come in behind the pins: no upstream defined them.
         catalog = self._catalog(self.pool.with_login_tools(listings.values()), servers)
         return Snapshot(

@@ -54,6 +54,10 @@ def check_shareable(configuration: Configuration) -> None:
     """Raises `ConfigInvalid` for what several processes cannot do together."""
     found = []
     by_person = listed_by_person(configuration.servers)
+    if configuration.settings.metrics_key:
+        # The operators' listener is the first worker's: it would tell a part of the numbers as if it were all.
+        what = "'metrics_key' is there, and several workers do not add up what they count"
+        found.append(Complaint(str(configuration.path), 0, what, "take it out, or serve with --workers 1"))
     for server in configuration.servers:
         if server.enabled and server.rest is not None and server.rest.cache is not None:
             # What is written through one process would not empty the cache of another one.

@@ -22,6 +22,7 @@ from mcp_gateway.identity.verify import ApiKeyCheck, TokenCheck, Verifier
 from mcp_gateway.models import prices
 from mcp_gateway.netguard import Allowed, Fetcher
 from mcp_gateway.storage.private import random_key
+from mcp_gateway.wiring.metering import metrics_of
 from mcp_gateway.wiring.offers import bounded
 from mcp_gateway.wiring.parts import Load, Running
 from mcp_gateway.wiring.policies import policy_of
@@ -45,8 +46,9 @@ async def running(load: Load, siblings: Siblings | None = None) -> AsyncIterator
     """
     configuration = load()
     policy = policy_of(configuration)
-    async with open_audit(configuration, takes_turns=siblings is not None) as audit:
-        parts = Running(configuration, policy, load, audit, siblings)
+    metrics = metrics_of(configuration)
+    async with open_audit(configuration, metrics, takes_turns=siblings is not None) as audit:
+        parts = Running(configuration, policy, load, audit, siblings, metrics)
         async with _closing(parts), parts.pool, anyio.create_task_group() as tasks:
             await parts.pool.apply(bounded(configuration))
             await parts.own_lists.recall()
@@ -58,6 +60,8 @@ async def running(load: Load, siblings: Siblings | None = None) -> AsyncIterator
                 tasks.start_soon(parts.keep_pins)
                 tasks.start_soon(parts.keeper.purge_as_time_goes_by)
             tasks.start_soon(parts.own_lists.keep)
+            if metrics is not None:
+                tasks.start_soon(metrics.watch_the_loop)
             try:
                 yield parts
             finally:

@@ -10,7 +10,8 @@ from dataclasses import astuple
 from datetime import datetime
 
 from mcp_gateway.audit.kept import Store
-from mcp_gateway.audit.log import AuditLog, Durability, Record
+from mcp_gateway.audit.log import AuditLog, AuditSettings, Durability, Record
+from mcp_gateway.audit.metered import MeteredAuditLog
 from mcp_gateway.audit.query import AuditReader
 from mcp_gateway.config.secrets import Secrets
 from mcp_gateway.config.servers import Configuration
@@ -21,21 +22,28 @@ from mcp_gateway.credentials.vault_keys import keys_of as keys_sealing
 from mcp_gateway.errors import StoreUnavailable
 from mcp_gateway.identity.keys import Keys
 from mcp_gateway.identity.started import StartedTasks
+from mcp_gateway.metrics import Metrics
 from mcp_gateway.storage.budgets import BudgetStore
 from mcp_gateway.storage.kept import KeptStore
 from mcp_gateway.storage.logins import LoginStore
 
 
-def open_audit(configuration: Configuration, *, takes_turns: bool = False) -> AbstractAsyncContextManager[AuditLog]:
-    """The audit that a configuration names, to be entered; `takes_turns`: with others that write as much."""
+def open_audit(
+    configuration: Configuration, metrics: Metrics | None = None, *, takes_turns: bool = False
+) -> AbstractAsyncContextManager[AuditLog]:
+    """The audit that a configuration names, to be entered; with `metrics` it counts what it writes down.
+
+    `takes_turns`: with others that write as much.
+    """
     settings = configuration.settings
-    return AuditLog.opened(
+    kept = AuditSettings(
         settings.audit,
         settings.state,
         durability=Durability(settings.durability),
         record=Record(settings.record),
         takes_turns=takes_turns,
     )
+    return (AuditLog(kept) if metrics is None else MeteredAuditLog(kept, metrics)).started()
 
 
 def audit_reader(configuration: Configuration) -> AuditReader:

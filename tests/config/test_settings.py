@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,32 @@ def test_a_place_that_is_none_is_refused_without_repeating_it(text: str) -> None
 
 def test_keys_of_the_vault_are_named_not_written() -> None:
     assert read('vault_keys = ["command:kms current", "file:old"]')[0].vault_keys == ("command:kms current", "file:old")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('metrics_key = "${KEY}"', "needs 'admin'"),
+        ('metrics_key = "${SHORT}"\nadmin = "127.0.0.1:8766"\nadmin_key = "${KEY}"', "can be guessed"),
+    ],
+)
+def test_metrics_need_a_place_and_a_key_that_cannot_be_guessed(text: str, said: str) -> None:
+    _, findings = read(text, {"KEY": "0123456789abcdef" * 2, "SHORT": "canary"})
+    assert [said in error.message for error in findings.errors] == [True]
+    assert "canary" not in str(findings.errors)
+
+
+def test_a_metrics_key_is_read_and_never_shown() -> None:
+    text = 'admin = "127.0.0.1:8766"\nadmin_key = "${KEY}"\nmetrics_key = "${KEY}"'
+    settings, findings = read(text, {"KEY": "0123456789abcdef" * 2})
+    assert (settings.metrics_key, findings.errors) == ("0123456789abcdef" * 2, [])
+    assert "0123456789abcdef" not in repr(settings)
+
+
+def test_without_the_package_that_writes_metrics_an_operator_is_told_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    text = 'admin = "127.0.0.1:8766"\nadmin_key = "${KEY}"\nmetrics_key = "${KEY}"'
+    _, findings = read(text, {"KEY": "0123456789abcdef" * 2})
+    assert [error.fix for error in findings.errors] == ["pip install 'mcp-gateway[metrics]'"]

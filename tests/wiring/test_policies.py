@@ -39,3 +39,12 @@ def test_what_several_workers_cannot_share_is_named_at_its_place(tmp_path: Path)
     assert "list_as" in crm.fix
     assert "'api' has a cache" in cached.message
     assert (crm.line, cached.line) == (1, 4)
+
+
+def test_several_workers_do_not_tell_a_part_of_the_numbers_for_all(tmp_path: Path) -> None:
+    keys = 'admin_key = "0123456789abcdef0123456789abcdef"\nmetrics_key = "fedcba9876543210fedcba9876543210"\n'
+    with pytest.raises(ConfigInvalid) as refusal:
+        check_shareable(configured(tmp_path, f'[gateway]\nadmin = "127.0.0.1:8766"\n{keys}'))
+    [complaint] = refusal.value.complaints
+    assert "'metrics_key'" in complaint.message
+    assert "--workers 1" in complaint.fix
