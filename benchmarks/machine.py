@@ -17,6 +17,15 @@ BUSY = 0.5
 """Load for each core from which on a machine counts as busy: half of each core, or every second one."""
 
 
+def keep_compiled(folder: Path) -> None:
+    """Let what is started from now on find its modules compiled from the second time on, as an installed program does.
+
+    Some machines switch that off, and a start then compiles everything.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
+
+
 def load_per_core() -> float:
     """How many programs want each core, on average of the last minute."""
     return os.getloadavg()[0] / (os.cpu_count() or 1)
