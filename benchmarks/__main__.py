@@ -145,7 +145,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", type=_part, help="which parts; all, if none is named")
     parser.add_argument("--quick", action="store_true", help="less of everything: whether it runs, not what it costs")
-    parser.add_argument("--write", nargs="?", const=DOCUMENT, type=Path, metavar="DOCUMENT", help=f"into {DOCUMENT.name}")
+    parser.add_argument(
+        "--write", nargs="?", const=DOCUMENT, type=Path, metavar="DOCUMENT", help=f"into {DOCUMENT.name}"
+    )
     parser.add_argument("--although-busy", action="store_true", help="write figures of a busy machine, too")
     parser.add_argument("--lock", type=Path, metavar="FILE", help="a servers.lock, for the part discovery")
     return parser

@@ -1,5 +1,7 @@
 """An audit as long use leaves it, made in a fraction of the time: a whole chain of as many rows as are asked for.
 
+    python benchmarks/audit_rows.py FOLDER ROWS
+
 The gateway's own writer makes the first rows and the last (keys, run, anchor, signed end); those between are copies of
 its rows with times, ids and hashes of their own, chained by the audit's own `chain.append`. `audit verify` finds the
 whole in order.
@@ -7,7 +9,9 @@ whole in order.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -80,3 +84,7 @@ def _pages(decided: Row, finished: Row, seq: int, rows: int, now: float) -> Iter
             yield page
             page = []
     yield page
+
+
+if __name__ == "__main__":
+    asyncio.run(fill(Path(sys.argv[1]), int(sys.argv[2])))

@@ -157,7 +157,8 @@ def reading(folder: Path, rows: int) -> Iterator[str]:
         took_s, after = time.perf_counter() - began_at, os.times()
         cpu = after.children_user + after.children_system - before.children_user - before.children_system
         speed = f", {rows / cpu:,.0f} rows per second of CPU" if what == "audit verify" else ""
-        yield f"- `mcp-gateway {' '.join(words)}` ({what}) over {rows:,} rows: {took_s:.1f} s, {cpu:.1f} s of CPU{speed}"
+        said = f"- `mcp-gateway {' '.join(words)}` ({what}) over {rows:,} rows"
+        yield f"{said}: {took_s:.1f} s, {cpu:.1f} s of CPU{speed}"
 
 
 def main() -> None:

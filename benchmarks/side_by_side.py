@@ -134,9 +134,7 @@ COMMON = (
 
 
 class Asker(asyncio.Protocol):
-    def __init__(
-        self, number: int, ways: list[tuple[str, str]], session: str, pad: int, answered: list[float]
-    ) -> None:
+    def __init__(self, number: int, ways: list[tuple[str, str]], session: str, pad: int, answered: list[float]) -> None:
         """`ways`: tools, and header lines to call them with, one way after the other; each asker begins elsewhere."""
         self.number, self.pad, self.answered = number, pad, answered
         self.meta = {} if session else {"_meta": META}
@@ -337,7 +335,9 @@ def one_run(hop: Hop, connections: int, secs: float, pad: int) -> dict[str, floa
     before = cpu_s(hop.pid) if hop.pid else 0.0
     told = [hop.port, [(hop.tool, hop.headers), *hop.others], hop.is_legacy, connections, secs, pad]
     command = pinned(1, sys.executable, __file__, "load")
-    done = subprocess.run(command, input=json.dumps(told).encode(), stdout=subprocess.PIPE, check=True, timeout=secs + 60)
+    done = subprocess.run(
+        command, input=json.dumps(told).encode(), stdout=subprocess.PIPE, check=True, timeout=secs + 60
+    )
     found = json.loads(done.stdout)
     found["cpu_us"] = ((cpu_s(hop.pid) if hop.pid else 0.0) - before) / max(found["calls"], 1) * 1e6
     return dict(found)
@@ -355,7 +355,8 @@ def report(medians: dict[str, dict[str, float]], options: argparse.Namespace) ->
         cpu = f"{run['cpu_us'] / nginx['cpu_us']:.1f}" if nginx and nginx["cpu_us"] and run["cpu_us"] else "-"
         speed = f"{run['calls_s'] / nginx['calls_s']:.2f}" if nginx else "-"
         lines.append(
-            f"| {name} | {run['calls_s']:.0f} | {run['calls_s'] / direct['calls_s']:.2f} | {speed} | {run['p50_us']:.0f} | {run['p99_us']:.0f} "
+            f"| {name} | {run['calls_s']:.0f} | {run['calls_s'] / direct['calls_s']:.2f} | {speed} "
+            f"| {run['p50_us']:.0f} | {run['p99_us']:.0f} "
             f"| {run['p50_us'] - direct['p50_us']:.0f} | {run['cpu_us']:.0f} | {cpu} | {run['wrong']:.0f} |"
         )
     how = ", at real-time priority (`--alone`)" if options.alone else ""

@@ -92,7 +92,9 @@ def main() -> None:
             '[agents.a0]\ntasks = ["bench"]\ndefault_task = "bench"\n[tasks.bench]\nallow = []\n'
         )
         sys.stdout.write("| start to first answer, upstreams aside | s | CPU s |\n|---|---|---|\n")
-        sys.stdout.write(f"| `serve`: `tools/list` over HTTP | {best(options.times, lambda: over_http(folder, key))} |\n")
+        sys.stdout.write(
+            f"| `serve`: `tools/list` over HTTP | {best(options.times, lambda: over_http(folder, key))} |\n"
+        )
         sys.stdout.write(f"| `stdio`: `initialize` | {best(options.times, lambda: on_stdio(folder))} |\n\n")
     sys.stdout.write(f"With {options.tools:,} tools: {memory(options.tools)}.\n")
 
