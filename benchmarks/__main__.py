@@ -36,6 +36,8 @@ class Part:
     quick: str = ""
     is_table: bool = True
     """Whether it prints markdown; else lines to be shown as they are."""
+    can_be_alone: bool = False
+    """Whether it knows `--alone`."""
 
 
 PARTS = {
@@ -43,14 +45,17 @@ PARTS = {
         "A call beside nginx and no hop at all: modern, legacy, stdio, 80 KB.",
         "side_by_side.py",
         quick="--rounds 1 --secs 0.5 --connections 16",
+        can_be_alone=True,
     ),
     "growth": Part(
         "A call with more tools, upstreams, agents and audit rows; reading a large audit.",
         "growth.py",
         "--rows 1000000,10000000",
         "--tools 10,1000 --upstreams 20 --agents 100 --rows 20000 --secs 0.5 --settle 1",
+        can_be_alone=True,
     ),
     "starting": Part("From start to first answer; memory.", "starting.py", quick="--times 1 --tools 100"),
+    "workers": Part("What a second worker brings.", "workers.py", quick="--rounds 1 --secs 0.5 --connections 16"),
     "models": Part(
         "What a model call and a streamed event cost.",
         "model_relay.py",
@@ -97,10 +102,11 @@ def figures(name: str, options: argparse.Namespace) -> str:
     """Run one part; what belongs into a document. Raises `Failed`."""
     part, load = PARTS[name], machine.load_per_core()
     words = (part.quick if options.quick else part.full).split()
-    words = [str(options.lock.resolve()), *words] if name == "discovery" else words
+    words += [str(options.lock.resolve())] if name == "discovery" else []
+    words += ["--alone"] if part.can_be_alone and options.alone else []
     printed = _run([sys.executable, str(HERE / part.script), *words])
     shown = printed if part.is_table else f"```\n{printed}\n```"
-    again = f"python -m benchmarks {name}{' --quick' if options.quick else ''}"
+    again = f"python -m benchmarks {name}{' --quick' if options.quick else ''}{' --alone' if options.alone else ''}"
     return f"{shown}\n\n`{again}`. {machine.described(load)}"
 
 
@@ -148,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--write", nargs="?", const=DOCUMENT, type=Path, metavar="DOCUMENT", help=f"into {DOCUMENT.name}"
     )
+    parser.add_argument("--alone", action="store_true", help="calls and growth at real-time priority; needs the right")
     parser.add_argument("--although-busy", action="store_true", help="write figures of a busy machine, too")
     parser.add_argument("--lock", type=Path, metavar="FILE", help="a servers.lock, for the part discovery")
     return parser

@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from growth import GATEWAY, Case, list_ms, prepared, pss_mib
@@ -30,34 +31,66 @@ INITIALIZE = {
 }
 
 
-def over_http(folder: Path, key: str) -> tuple[float, float]:
-    """Seconds until the first list came, and seconds of CPU."""
+@dataclass(frozen=True)
+class Start:
+    """One start, up to the first answer: of the process that answered."""
+
+    took_s: float
+    cpu_s: float
+    pss_mib: float
+
+
+def over_http(folder: Path, key: str) -> Start:
+    """`serve`, until the first list came."""
     port, began_at = free_port(), time.perf_counter()
     with started([*GATEWAY, "serve", "--listen", f"127.0.0.1:{port}"], port, folder) as pid:
         list_ms(port, key, times=1)
-        return time.perf_counter() - began_at, cpu_s(pid)
+        return Start(time.perf_counter() - began_at, cpu_s(pid), pss_mib(pid))
 
 
-def on_stdio(folder: Path) -> tuple[float, float]:
-    """Seconds until `initialize` was answered, and seconds of CPU."""
+def on_stdio(folder: Path, *words: str) -> Start:
+    """`stdio`, until `initialize` was answered."""
     began_at = time.perf_counter()
-    command = [*GATEWAY, "stdio", "--agent", "a0"]
+    command = [*GATEWAY, "stdio", "--agent", "a0", *words]
     with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
         assert program.stdin is not None  # noqa: S101
         assert program.stdout is not None  # noqa: S101
         program.stdin.write(json.dumps(INITIALIZE).encode() + b"\n")
         program.stdin.flush()
         program.stdout.readline()
-        took_s, cpu = time.perf_counter() - began_at, cpu_s(program.pid)
+        start = Start(time.perf_counter() - began_at, cpu_s(program.pid), pss_mib(program.pid))
         program.stdin.close()
-    return took_s, cpu
+    return start
 
 
-def best(times: int, measure: Callable[[], tuple[float, float]]) -> str:
-    """The best of so many, each of the two for itself; before them one that compiles."""
+def first_window(folder: Path) -> Start:
+    """The one that has to start the gateway which the others attach to."""
+    stop(folder)
+    return on_stdio(folder)
+
+
+def stop(folder: Path) -> None:
+    """End the gateway that a window has started there, if one has."""
+    subprocess.run([*GATEWAY, "stop"], cwd=folder, capture_output=True, check=False)
+
+
+def best(what: str, times: int, measure: Callable[[], Start]) -> str:
+    """The best of so many, each figure for itself; before them one that compiles."""
     measure()
     found = [measure() for _ in range(times)]
-    return f"{min(took for took, _ in found):.2f} | {min(cpu for _, cpu in found):.2f}"
+    took_s, cpu, mib = (min(getattr(start, name) for start in found) for name in ("took_s", "cpu_s", "pss_mib"))
+    return f"| {what} | {took_s:.2f} | {cpu:.2f} | {mib:.0f} |\n"
+
+
+def starts(folder: Path, key: str, times: int) -> Iterator[str]:
+    """The lines of the table, one after the other."""
+    yield best("`serve`, `tools/list` over HTTP", times, lambda: over_http(folder, key))
+    yield best("`stdio --alone`, `initialize`", times, lambda: on_stdio(folder, "--alone"))
+    try:
+        yield best("`stdio`, the first window, which starts a gateway for all", times, lambda: first_window(folder))
+        yield best("`stdio`, attaching to that one", times, lambda: on_stdio(folder))
+    finally:
+        stop(folder)
 
 
 def memory(tools: int) -> str:
@@ -91,12 +124,11 @@ def main() -> None:
         (folder / "policies" / "bench.toml").write_text(
             '[agents.a0]\ntasks = ["bench"]\ndefault_task = "bench"\n[tasks.bench]\nallow = []\n'
         )
-        sys.stdout.write("| start to first answer, upstreams aside | s | CPU s |\n|---|---|---|\n")
-        sys.stdout.write(
-            f"| `serve`: `tools/list` over HTTP | {best(options.times, lambda: over_http(folder, key))} |\n"
-        )
-        sys.stdout.write(f"| `stdio`: `initialize` | {best(options.times, lambda: on_stdio(folder))} |\n\n")
-    sys.stdout.write(f"With {options.tools:,} tools: {memory(options.tools)}.\n")
+        sys.stdout.write("| start to first answer, upstreams aside | s | CPU s | MiB (PSS) |\n|---|---|---|---|\n")
+        for line in starts(folder, key, options.times):
+            sys.stdout.write(line)
+            sys.stdout.flush()
+    sys.stdout.write(f"\nWith {options.tools:,} tools: {memory(options.tools)}.\n")
 
 
 if __name__ == "__main__":
