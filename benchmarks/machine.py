@@ -41,9 +41,10 @@ def cpu_model() -> str:
 
 
 def commit() -> str:
-    """The commit the figures are of, and whether anything was changed since."""
-    found = _said("git", "describe", "--always", "--dirty=, changed since", "--exclude=*")
-    return f"commit {found}" if found else "no commit"
+    """The commit the figures are of, and whether any code was changed since."""
+    found = _said("git", "describe", "--always", "--exclude=*")
+    is_changed = bool(_said("git", "status", "--porcelain", "--", ".", "../mcp_gateway"))
+    return f"commit {found}{', changed since' if is_changed else ''}" if found else "no commit"
 
 
 def described(load: float) -> str:
