@@ -3,7 +3,7 @@
 Each part is a script of its own in this folder and runs as a process of its own; what it prints is what is written,
 between the two comments with the part's name, together with the machine, the versions, the commit and the date. Figures
 of a busy machine say so, and are not put in the place of others unless `--although-busy` says to. Loopback only; nginx
-and taskset are used if they are there. An hour for everything on two cores, a few minutes with `--quick`.
+and taskset are used if they are there. Half an hour for everything on two cores, two minutes with `--quick`.
 """
 
 from __future__ import annotations
