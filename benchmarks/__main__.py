@@ -94,7 +94,7 @@ def main(words: Sequence[str] | None = None) -> int:
             continue
         _tell(f"\n## {name}: {PARTS[name].caption}")
         try:
-            found = figures(name, options)
+            found = figures(name, options, load)
         except Failed as e:
             _tell(str(e))
             failed.append(name)
@@ -105,9 +105,12 @@ def main(words: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def figures(name: str, options: argparse.Namespace) -> str:
-    """Run one part; what belongs into a document. Raises `Failed`."""
-    part, load = PARTS[name], machine.load_per_core()
+def figures(name: str, options: argparse.Namespace, load: float) -> str:
+    """Run one part; what belongs into a document. Raises `Failed`.
+
+    `load`: that before the first part, which is not our own.
+    """
+    part = PARTS[name]
     words = (part.quick if options.quick else part.full).split()
     words += [str(options.lock.resolve())] if name == "discovery" else []
     words += ["--alone"] if part.can_be_alone and options.alone else []

@@ -128,7 +128,7 @@ def main() -> None:
         for line in starts(folder, key, options.times):
             sys.stdout.write(line)
             sys.stdout.flush()
-    sys.stdout.write(f"\nWith {options.tools:,} tools: {memory(options.tools)}.\n")
+        sys.stdout.write(f"\nWith {options.tools:,} tools: {memory(options.tools)}.\n")
 
 
 if __name__ == "__main__":
