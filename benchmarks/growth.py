@@ -1,9 +1,11 @@
-"""Whether a call costs the same however much there is: tools, upstreams, agents, rows; and what a start takes.
+"""Whether a call costs the same however much there is: of tools, upstreams, agents and audit rows.
 
-    python benchmarks/growth.py [--rows 0,200000] [--secs 1] [--write docs/reference/performance.md]
+    python benchmarks/growth.py [--tools 10,1000,10000] [--upstreams 20,200] [--agents 100,1000] [--rows 10000000]
 
-Each line is a gateway of its own with one thing grown. The figure that counts is the CPU time of a call at 16
-connections: it should not depend on the line. Loopback only.
+Each line is a gateway of its own with one thing grown. The figures that count are the CPU times of a call at 16
+connections: they should not depend on the line. `the same`: one agent's call of one tool again and again; `another`:
+each call is of the next agent, tool and upstream, so that what is remembered of the last one is of no use.
+Of a grown audit also what the commands that read it take. Loopback only.
 """
 
 from __future__ import annotations
@@ -17,21 +19,33 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
-from side_by_side import META, VERSION, Hop, cpu_s, free_port, one_run, pinned, started, write_between
+from audit_rows import fill
+from machine import keep_compiled
+from side_by_side import META, PRIORITY, VERSION, Hop, cpu_s, free_port, one_run, pinned, started
 
-from mcp_gateway.audit.log import AuditLog
-from mcp_gateway.domain import Caller, Decision, Effect, Kind, Outcome, OutcomeStatus, Reason, Request, Verb
 from mcp_gateway.identity.keys import Keys
 
-HEAD = (
-    "| tools | upstreams | agents | audit rows | CPU us a call | p50 us | list ms | memory MiB (PSS) | first answer s |"
-)
+COLUMNS = (
+    "tools", "upstreams", "agents", "audit rows", "CPU us a call, the same", "CPU us a call, another", "p50 us",
+    "list ms", "memory MiB (PSS)", "first answer s", "CPU s until then",
+)  # fmt: skip
+MAX_OTHERS = 1_000
+GATEWAY = (sys.executable, "-m", "mcp_gateway")
+READING = {
+    "log": ("log",),
+    "log of one agent": ("log", "--agent", "a7"),
+    "log of an agent that never called": ("log", "--agent", "nobody"),
+    "log of the last hour": ("log", "--since", "1h"),
+    "usage of a day": ("usage", "--since", "1d"),
+    "audit verify": ("audit", "verify"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,15 +58,20 @@ class Case:
     rows: int = 0
 
 
-def cases(rows: list[int]) -> list[Case]:
+def cases(options: argparse.Namespace) -> Iterator[Case]:
     """One thing grown at a time."""
-    grown = [Case(tools=n) for n in (10, 1_000, 10_000)]
-    grown += [Case(upstreams=n) for n in (20, 200)] + [Case(agents=n) for n in (100, 1_000)]
-    return grown + [Case(rows=n) for n in rows if n]
+    for thing in ("tools", "upstreams", "agents", "rows"):
+        for count in filter(None, getattr(options, thing).split(",")):
+            yield Case(**{thing: int(count)})
 
 
 def prepare(folder: Path, upstream: int, case: Case) -> str:
     """Write what an operator would have written; the key of the last agent."""
+    return prepared(folder, upstream, case)[-1]
+
+
+def prepared(folder: Path, upstream: int, case: Case) -> list[str]:
+    """Write what an operator would have written; the keys of all agents."""
     (folder / "policies").mkdir(parents=True)
     servers = [
         f'[servers.s{n}]\nurl = "http://127.0.0.1:{upstream}/mcp"\ntransport = "http"\n' for n in range(case.upstreams)
@@ -66,20 +85,17 @@ def prepare(folder: Path, upstream: int, case: Case) -> str:
     keys.close()
     if case.rows:
         asyncio.run(fill(folder, case.rows))
-    return made[-1]
+    return made
 
 
-async def fill(folder: Path, rows: int) -> None:
-    """An audit as long use leaves it."""
-    caller, decision = Caller("a0", "bench"), Decision(Effect.ALLOWED, Reason.GRANT, "policies/bench.toml:1", "v")
-    outcome = Outcome(OutcomeStatus.OK, {"content": [{"type": "text", "text": "some text"}]})
-    async with AuditLog.opened(folder / "audit.db", folder / ".mcp-gateway") as audit:
-        for first in range(0, rows // 2, 500):
-            asked = [
-                Request(f"{n:027x}", Verb.CALL, "tools/call", Kind.TOOL, "s0__echo", {"arguments": {"n": n}})
-                for n in range(first, first + 500)
-            ]
-            await asyncio.gather(*(audit.record(caller, each, None, decision, outcome) for each in asked))
+def ways(case: Case, keys: list[str]) -> tuple[tuple[str, str], ...]:
+    """Every call another: the next agent's, of the next tool of the next upstream."""
+    count = min(MAX_OTHERS, max(case.tools, case.upstreams, case.agents))
+    tools = [f"tool_{n}" if n else "echo" for n in range(case.tools)]
+    return tuple(
+        (f"s{n % case.upstreams}__{tools[n % case.tools]}", f"authorization: Bearer {keys[n % case.agents]}\r\n")
+        for n in range(count)
+    )
 
 
 def pss_mib(pid: int) -> float:
@@ -88,15 +104,15 @@ def pss_mib(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-def list_ms(port: int, key: str) -> float:
-    """How long the first page of `tools/list` takes, at best of five."""
+def list_ms(port: int, key: str, times: int = 5) -> float:
+    """How long the first page of `tools/list` takes, at best."""
     headers = {
         "authorization": f"Bearer {key}", "content-type": "application/json", "mcp-protocol-version": VERSION,
         "accept": "application/json, text/event-stream", "mcp-method": "tools/list",
     }  # fmt: skip
     body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": META}})
     connection, took = http.client.HTTPConnection("127.0.0.1", port), []
-    for _ in range(5):
+    for _ in range(times):
         began_at = time.perf_counter()
         connection.request("POST", "/mcp", body, headers)
         connection.getresponse().read()
@@ -105,107 +121,76 @@ def list_ms(port: int, key: str) -> float:
     return min(took) * 1000
 
 
-def measured(case: Case, secs: float) -> str:
-    """One line of the table."""
+def measured(case: Case, secs: float, settle_s: float) -> list[str]:
+    """One line of the table; then what reading a grown audit takes."""
     upstream, port = free_port(), free_port()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-growth-")))
         serve_tools = [sys.executable, Path(__file__).with_name("side_by_side.py"), "upstream", upstream, case.tools]
         stack.enter_context(started(pinned(1, *serve_tools), upstream, folder))
-        key = prepare(folder / "gateway", upstream, case)
-        command = pinned(0, sys.executable, "-m", "mcp_gateway", "serve", "--listen", f"127.0.0.1:{port}")
+        keys = prepared(folder / "gateway", upstream, case)
+        command = pinned(0, *GATEWAY, "serve", "--listen", f"127.0.0.1:{port}")
         began_at = time.perf_counter()
         pid = stack.enter_context(started(command, port, folder / "gateway"))
-        listed = list_ms(port, key)
-        first_s = time.perf_counter() - began_at
-        hop = Hop(port, "s0__echo", f"authorization: Bearer {key}\r\n", pid=pid)
-        one_run(hop, 16, 4.0, 0)  # until the start is over
-        found = one_run(hop, 16, secs, 0)
-        if found["wrong"]:
-            raise SystemExit(f"{found['wrong']:.0f} wrong answers with {case}")
-        listed = min(listed, list_ms(port, key))
-        return (
+        listed = list_ms(port, keys[-1])
+        first_s, first_cpu_s = time.perf_counter() - began_at, cpu_s(pid)
+        same = Hop(port, "s0__echo", f"authorization: Bearer {keys[-1]}\r\n", pid=pid)
+        another = Hop(port, same.tool, same.headers, pid=pid, others=ways(case, keys))
+        one_run(another, 16, settle_s, 0)  # until the start is over, and everything was called once
+        found, others = one_run(same, 16, secs, 0), one_run(another, 16, secs, 0)
+        if found["wrong"] or others["wrong"]:
+            raise SystemExit(f"wrong answers with {case}")
+        listed = min(listed, list_ms(port, keys[-1]))
+        line = (
             f"| {case.tools} | {case.upstreams} | {case.agents} | {case.rows} | {found['cpu_us']:.0f} "
-            f"| {found['p50_us']:.0f} | {listed:.1f} | {pss_mib(pid):.0f} | {first_s:.2f} |"
+            f"| {others['cpu_us']:.0f} | {found['p50_us']:.0f} | {listed:.1f} | {pss_mib(pid):.0f} | {first_s:.2f} "
+            f"| {first_cpu_s:.2f} |"
         )
+        return [line, *(reading(folder / "gateway", case.rows) if case.rows else [])]
 
 
-def stdio_starts() -> str:
-    """How soon `mcp-gateway stdio` without upstreams answers `initialize`, at best of three, byte code being there."""
-    with tempfile.TemporaryDirectory(prefix="gateway-stdio-") as made:
-        folder = Path(made)
-        (folder / "policies").mkdir()
-        (folder / "servers.toml").write_text("")
-        (folder / "policies" / "p.toml").write_text(
-            '[agents.a]\ntasks = ["t"]\ndefault_task = "t"\n[tasks.t]\nallow = []\n'
-        )
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has been compiled then
-        os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
-        for word in ("", "--alone"):
-            first_answer(word, folder)
-        alone = min(first_answer("--alone", folder) for _ in range(3))
-        attached = min(first_answer("", folder) for _ in range(3))
-        first = min(first_of_all(folder) for _ in range(3))
-        stop(folder)
-    return (
-        "`mcp-gateway stdio` without upstreams: seconds from its start to its first answer, CPU seconds of its process "
-        f"and its memory: attaching to a gateway that runs {attached}; the first window, which starts that gateway "
-        f"{first}; alone {alone}."
-    )
-
-
-@dataclass(frozen=True, order=True)
-class Start:
-    """One start, up to the first answer."""
-
-    took_s: float
-    cpu_s: float
-    pss_mib: float
-
-    def __str__(self) -> str:
-        return f"{self.took_s:.2f} s, {self.cpu_s:.2f} s, {self.pss_mib:.0f} MiB"
-
-
-def first_answer(word: str, folder: Path) -> Start:
-    params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "b", "version": "1"}}
-    asked = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}) + "\n"
-    command = [sys.executable, "-m", "mcp_gateway", "stdio", "--agent", "a", *filter(None, [word])]
-    began_at = time.perf_counter()
-    with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
-        assert program.stdin is not None  # noqa: S101
-        assert program.stdout is not None  # noqa: S101
-        program.stdin.write(asked.encode())
-        program.stdin.flush()
-        program.stdout.readline()
-        start = Start(time.perf_counter() - began_at, cpu_s(program.pid), pss_mib(program.pid))
-        program.stdin.close()
-    return start
-
-
-def first_of_all(folder: Path) -> Start:
-    stop(folder)
-    return first_answer("", folder)
-
-
-def stop(folder: Path) -> None:
-    """End the gateway that a window has started there."""
-    subprocess.run([sys.executable, "-m", "mcp_gateway", "stop"], cwd=folder, capture_output=True, check=True)
+def reading(folder: Path, rows: int) -> Iterator[str]:
+    """What each command takes that reads the audit, while the gateway is up."""
+    for what, words in READING.items():
+        before, began_at = os.times(), time.perf_counter()
+        subprocess.run([*GATEWAY, *words], cwd=folder, stdout=subprocess.DEVNULL, check=True)
+        took_s, after = time.perf_counter() - began_at, os.times()
+        cpu = after.children_user + after.children_system - before.children_user - before.children_system
+        speed = f", {rows / cpu:,.0f} rows per second of CPU" if what == "audit verify" else ""
+        said = f"- `mcp-gateway {' '.join(words)}` ({what}) over {rows:,} rows"
+        yield f"{said}: {took_s:.1f} s, {cpu:.1f} s of CPU{speed}"
 
 
 def main() -> None:
-    """Run it, print the table, and put it into a document if asked to."""
+    """Run it and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default="0,200000")
-    parser.add_argument("--secs", type=float, default=1.0)
-    parser.add_argument("--write", type=Path, help="a document with a `<!-- growth -->` pair to put the table between")
+    parser.add_argument("--tools", default="10,1000,10000")
+    parser.add_argument("--upstreams", default="20,200")
+    parser.add_argument("--agents", default="100,1000")
+    parser.add_argument("--rows", default="1000000", help="10,000,000 need 5 GB and some minutes")
+    parser.add_argument("--secs", type=float, default=2.0)
+    parser.add_argument("--settle", type=float, default=6.0, help="seconds of load before it counts")
+    parser.add_argument("--alone", action="store_true", help="real-time priority: nothing else runs meanwhile")
     options = parser.parse_args()
-    lines = [HEAD, "|---" * HEAD.count(" |") + "|"]
-    for case in cases([int(rows) for rows in options.rows.split(",")]):
-        lines.append(measured(case, options.secs))
-        print(lines[-1], flush=True)  # noqa: T201
-    lines += ["", stdio_starts()]
-    if options.write:
-        write_between("growth", "\n".join(lines), options.write)
+    if options.alone:
+        PRIORITY[:] = ["chrt", "--fifo", "5"]
+    say(f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|")
+    remarks: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="gateway-compiled-") as name:
+        keep_compiled(Path(name))
+        measured(Case(), 0.1, 0.1)
+        for case in cases(options):
+            line, *more = measured(case, options.secs, options.settle)
+            say(line)
+            remarks += more
+    if remarks:
+        say("", *remarks)
+
+
+def say(*lines: str) -> None:
+    """On stdout, at once: a run takes minutes."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What the gateway costs, beside a plain nginx proxy and no hop at all, on the same work in one run.
 
     python benchmarks/side_by_side.py [--work modern,legacy,stdio,large] [--rounds 3] [--secs 2] [--alone]
-        [--write DOCUMENT]
 
 The work is always `tools/call`: `modern` agents over HTTP to an upstream over HTTP; `legacy`: the same with agents of
 the handshake era; `stdio`: the upstream is a child process; `large`: results of 80 KB. `direct` and `nginx` do what
@@ -22,9 +21,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
-import platform
 import shutil
 import signal
 import socket
@@ -36,8 +35,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +134,13 @@ COMMON = (
 
 
 class Asker(asyncio.Protocol):
-    def __init__(self, number: int, tool: str, headers: str, session: str, pad: int, answered: list[float]) -> None:
-        self.number, self.tool, self.pad, self.answered = number, tool, pad, answered
+    def __init__(self, number: int, ways: list[tuple[str, str]], session: str, pad: int, answered: list[float]) -> None:
+        """`ways`: tools, and header lines to call them with, one way after the other; each asker begins elsewhere."""
+        self.number, self.pad, self.answered = number, pad, answered
         self.meta = {} if session else {"_meta": META}
-        modern = f"mcp-protocol-version: {VERSION}\r\nmcp-method: tools/call\r\nmcp-name: {tool}\r\n"
-        legacy = f"mcp-protocol-version: {OLD_VERSION}\r\nmcp-session-id: {session}\r\n"
-        self.head = f"{COMMON}{legacy if session else modern}{headers}"
+        self.heads = itertools.cycle([(tool, head_of(tool, headers, session)) for tool, headers in ways])
+        for _ in range(number * 31 % len(ways)):
+            next(self.heads)
         self.count, self.wrong, self.body = 0, 0, b""
 
     def connection_made(self, transport: Any) -> None:
@@ -155,10 +153,11 @@ class Asker(asyncio.Protocol):
         self.text = f"{self.number}-{self.count}."
         arguments = {"text": self.text, **({"pad": self.pad} if self.pad else {})}
         self.id = self.number * 10**8 + self.count  # calls of one session have ids of their own
-        params = {**self.meta, "name": self.tool, "arguments": arguments}
+        tool, head = next(self.heads)
+        params = {**self.meta, "name": tool, "arguments": arguments}
         body = orjson.dumps({"jsonrpc": "2.0", "id": self.id, "method": "tools/call", "params": params})
         self.asked_at = time.perf_counter()
-        self.transport.write(f"{self.head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
@@ -180,6 +179,13 @@ class Asker(asyncio.Protocol):
         return bool(message["id"] == self.id and text.startswith(self.text) and len(text) >= self.pad)
 
 
+def head_of(tool: str, headers: str, session: str) -> str:
+    """A request's header lines but its length."""
+    modern = f"mcp-protocol-version: {VERSION}\r\nmcp-method: tools/call\r\nmcp-name: {tool}\r\n"
+    legacy = f"mcp-protocol-version: {OLD_VERSION}\r\nmcp-session-id: {session}\r\n"
+    return f"{COMMON}{legacy if session else modern}{headers}"
+
+
 async def handshake(port: int, headers: str) -> str:
     """Open a session of the handshake era; its id."""
     info = {"name": "bench", "version": "1"}
@@ -192,11 +198,13 @@ async def handshake(port: int, headers: str) -> str:
     return next(line.split(": ")[1] for line in head.split("\r\n") if line.lower().startswith("mcp-session-id"))
 
 
-async def load(port: int, tool: str, headers: str, is_legacy: bool, connections: int, secs: float, pad: int) -> None:
+async def load(
+    port: int, ways: list[tuple[str, str]], is_legacy: bool, connections: int, secs: float, pad: int
+) -> None:
     answered: list[float] = []
     loop = asyncio.get_running_loop()
-    session = await handshake(port, headers) if is_legacy else ""
-    askers = [Asker(number, tool, headers, session, pad, answered) for number in range(connections)]
+    session = await handshake(port, ways[0][1]) if is_legacy else ""
+    askers = [Asker(number, ways, session, pad, answered) for number in range(connections)]
     for asker in askers:
         await loop.create_connection(lambda asker=asker: asker, "127.0.0.1", port)
     await asyncio.sleep(0.5)
@@ -291,6 +299,8 @@ class Hop:
     headers: str = ""
     is_legacy: bool = False
     pid: int = 0
+    others: tuple[tuple[str, str], ...] = ()
+    """More tools, with header lines of their own: call after call another."""
 
 
 def measured(options: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -323,18 +333,21 @@ def measured(options: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 def one_run(hop: Hop, connections: int, secs: float, pad: int) -> dict[str, float]:
     before = cpu_s(hop.pid) if hop.pid else 0.0
-    told = [hop.port, hop.tool, hop.headers, hop.is_legacy, connections, secs, pad]
-    command = pinned(1, sys.executable, __file__, "load", json.dumps(told))
-    found = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=secs + 60).stdout)
+    told = [hop.port, [(hop.tool, hop.headers), *hop.others], hop.is_legacy, connections, secs, pad]
+    command = pinned(1, sys.executable, __file__, "load")
+    done = subprocess.run(
+        command, input=json.dumps(told).encode(), stdout=subprocess.PIPE, check=True, timeout=secs + 60
+    )
+    found = json.loads(done.stdout)
     found["cpu_us"] = ((cpu_s(hop.pid) if hop.pid else 0.0) - before) / max(found["calls"], 1) * 1e6
     return dict(found)
 
 
 def report(medians: dict[str, dict[str, float]], options: argparse.Namespace) -> str:
     lines = [
-        "| work, hop, connections | calls/s | of nginx | p50 us | p99 us | added p50 us "
+        "| work, hop, connections | calls/s | of direct | of nginx | p50 us | p99 us | added p50 us "
         "| CPU us a call | CPU of nginx | wrong |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, run in medians.items():
         work, _, connections = name.split()
@@ -342,48 +355,35 @@ def report(medians: dict[str, dict[str, float]], options: argparse.Namespace) ->
         cpu = f"{run['cpu_us'] / nginx['cpu_us']:.1f}" if nginx and nginx["cpu_us"] and run["cpu_us"] else "-"
         speed = f"{run['calls_s'] / nginx['calls_s']:.2f}" if nginx else "-"
         lines.append(
-            f"| {name} | {run['calls_s']:.0f} | {speed} | {run['p50_us']:.0f} | {run['p99_us']:.0f} "
+            f"| {name} | {run['calls_s']:.0f} | {run['calls_s'] / direct['calls_s']:.2f} | {speed} "
+            f"| {run['p50_us']:.0f} | {run['p99_us']:.0f} "
             f"| {run['p50_us'] - direct['p50_us']:.0f} | {run['cpu_us']:.0f} | {cpu} | {run['wrong']:.0f} |"
         )
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("mcp-gateway", "uvloop", "httptools", "orjson"))
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release().split('-')[0]}"
-    made = f"{datetime.now(UTC):%Y-%m-%d}, {machine}, Python {platform.python_version()}, {libraries}"
-    how = " --alone" if options.alone else ""
-    ran = f"{options.rounds} rounds of {options.secs:g} s"
-    return "\n".join([*lines, "", f"Made by `python benchmarks/side_by_side.py{how}` on {made}; {ran}."])
+    how = ", at real-time priority (`--alone`)" if options.alone else ""
+    return "\n".join([*lines, "", f"Medians of {options.rounds} rounds of {options.secs:g} s{how}."])
 
 
 def main() -> None:
-    """Run it, print the table, and put it into a document if asked to."""
+    """Run it and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", default="modern,legacy,stdio,large")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--secs", type=float, default=2.0)
     parser.add_argument("--connections", default="1,16,64")
     parser.add_argument("--alone", action="store_true", help="real-time priority: nothing else runs meanwhile")
-    parser.add_argument("--write", type=Path, help="a document with a `<!-- figures -->` pair to put the table between")
     options = parser.parse_args()
     if options.alone:
         PRIORITY[:] = ["chrt", "--fifo", "5"]
     medians = measured(options)
-    table = report(medians, options)
-    print(table)  # noqa: T201
-    if options.write:
-        write_between("figures", table, options.write)
+    print(report(medians, options))  # noqa: T201
     sys.exit(any(run["wrong"] for run in medians.values()))
-
-
-def write_between(marker: str, text: str, document: Path) -> None:
-    """Put text between the two comments of that name in a document."""
-    before, _, after = document.read_text().split(f"<!-- {marker} -->")
-    document.write_text(f"{before}<!-- {marker} -->\n{text}\n<!-- {marker} -->{after}")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["upstream"]:
         uvloop.run(serve_upstream(int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 1))
     elif sys.argv[1:2] == ["load"]:
-        uvloop.run(load(*json.loads(sys.argv[2])))
+        uvloop.run(load(*json.load(sys.stdin)))
     elif sys.argv[1:2] == ["child"]:
         serve_child()
     else:

@@ -259,8 +259,9 @@ def _conditions(filters: Filters) -> tuple[str, list[Any]]:
     """For the view `calls`."""
     where, values = _row_conditions(filters)
     if filters.since is not None:
-        # Bounds the walk back through the rows: `at` alone would lead it through all of them.
-        where += " AND seq >= (SELECT min(seq) FROM entries WHERE phase = 'decided' AND at >= ?)"
+        # Bounds the walk back through the rows: `at` alone would lead it through all of them. The plus makes SQLite
+        # look the time up in its index; without it a walk through all older rows seems the shorter way to a minimum.
+        where += " AND seq >= (SELECT min(+seq) FROM entries WHERE phase = 'decided' AND at >= ?)"
         values.append(_text(filters.since))
     if match := _match(filters.search):
         where += (
@@ -276,7 +277,9 @@ def _row_conditions(filters: Filters) -> tuple[str, list[Any]]:
     where, values = ["1"], []
     for column in ("agent", "task", "started", "trace_id", "decision", "outcome"):
         if value := getattr(filters, column):
-            where.append(f"{column} = ?")
+            # The plus keeps the view's walk from the newest call back, which ends when there are enough: SQLite would
+            # rather read every end of a call there is, and sort.
+            where.append(f"{'+' if column == 'outcome' else ''}{column} = ?")
             values.append(value)
     if filters.tool:
         where.append("(upstream || '/' || name GLOB ? OR name GLOB ?)")

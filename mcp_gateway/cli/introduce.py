@@ -21,6 +21,9 @@ from mcp_gateway.wiring import Running
 
 MAX_NAMES = 6
 
+MAX_LINES = 30
+"""Lines of agents and of upstreams. Nobody reads a thousand, and while they are made nobody is served."""
+
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
@@ -38,29 +41,33 @@ def url_of(listener: socket.socket) -> str:
 
 
 def upstreams(told: Introduction) -> RenderableType:
-    """One line for each upstream: how much it offers, or why it is not there."""
+    """One line for each upstream, those that are not there first: how much it offers, or why it is not there."""
     pool, table = told.running.pool, _columns(2)
-    for status in pool.statuses():
+    statuses = sorted(pool.statuses(), key=lambda status: status.state is UpstreamState.READY)
+    for status in statuses[:MAX_LINES]:
         listing = pool.listings.get(status.name)
         is_ready = status.state is UpstreamState.READY and listing is not None
         said = _offered(listing, status) if is_ready and listing else f"{status.state.value}: {status.detail}"
         table.add_row(Text(status.name, style="green" if is_ready else "yellow"), escaped(said.rstrip(": ")))
+    _say_how_many_more(table, len(statuses), f"{_program()} status")
     return Padding(table if table.row_count else Text("none: servers.toml names no server"), (0, 0, 0, 2), expand=False)
 
 
 def agents(told: Introduction) -> RenderableType:
     """One line for each task of each agent."""
     parts, table = told.running, _columns(3)
-    for agent, assignment in sorted(parts.policy.assignments.items()):
-        for task in assignment.tasks:
-            where = "its default task" if task == assignment.default_task else f"at /mcp/{task}"
-            has_to_be_started = task in parts.policy.tasks_to_start
-            tools = (
-                f"once started: {_program()} task start {agent} {task}"
-                if has_to_be_started
-                else _tools(parts, Caller(agent=agent, task=task))
-            )
-            table.add_row(Text(agent, style="green"), f"{task} ({where})", tools)
+    assigned = [(agent, task) for agent, has in sorted(parts.policy.assignments.items()) for task in has.tasks]
+    for agent, task in assigned[:MAX_LINES]:
+        is_default = task == parts.policy.assignments[agent].default_task
+        where = "its default task" if is_default else f"at /mcp/{task}"
+        has_to_be_started = task in parts.policy.tasks_to_start
+        tools = (
+            f"once started: {_program()} task start {agent} {task}"
+            if has_to_be_started
+            else _tools(parts, Caller(agent=agent, task=task))
+        )
+        table.add_row(Text(agent, style="green"), f"{task} ({where})", tools)
+    _say_how_many_more(table, len(assigned), f"{_program()} tools --agent NAME")
     if table.row_count:
         return Padding(table, (0, 0, 0, 2), expand=False)
     return Text(f"  none: {shown(parts.configuration.settings.policies)} names no agent, so everything is denied")
@@ -98,6 +105,11 @@ def _tools(parts: Running, caller: Caller) -> str:
     tools = [escaped(target.public_name) for target in parts.gateway.visible(caller, Kind.TOOL)]
     more = f" and {len(tools) - MAX_NAMES} more" if len(tools) > MAX_NAMES else ""
     return (", ".join(tools[:MAX_NAMES]) or "no tools") + more
+
+
+def _say_how_many_more(table: Table, lines: int, command: str) -> None:
+    if lines > MAX_LINES:
+        table.add_row(f"and {lines - MAX_LINES} more", f"({command})")
 
 
 def _columns(count: int) -> Table:

@@ -48,6 +48,20 @@ async def test_calls_are_found_by_what_they_were(tmp_path: Path) -> None:
     assert ids(tmp_path, since=now + timedelta(hours=1)) == []
 
 
+@pytest.mark.parametrize("filters", [{"since": datetime(2026, 1, 1, tzinfo=UTC)}, {"outcome": "error"}], ids=str)
+async def test_the_newest_calls_are_found_without_reading_or_sorting_all(tmp_path: Path, filters: Any) -> None:
+    await history(tmp_path)
+    asked: list[str] = []
+    with AuditReader(tmp_path / "audit.db") as audit:
+        audit._db.conn.set_trace_callback(asked.append)
+        audit.calls(Filters(**filters))
+        audit._db.conn.set_trace_callback(None)
+        question = next(sql for sql in asked if "FROM calls" in sql)
+        steps = [str(row[3]) for row in audit._db.execute(f"EXPLAIN QUERY PLAN {question}")]
+    assert not [step for step in steps if "TEMP B-TREE" in step or step in ("SEARCH entries", "SCAN f")], steps
+    assert steps[0] in ("SCAN d", "SEARCH d USING INTEGER PRIMARY KEY (rowid>?)"), steps
+
+
 async def test_calls_are_found_by_the_words_in_them(tmp_path: Path) -> None:
     await history(tmp_path)
     assert ids(tmp_path, search="brown") == ["ok"]

@@ -12,7 +12,7 @@ import pytest
 
 from fakes.gateway_process import write_files
 from fakes.operator_files import FILES, POLICY
-from mcp_gateway.cli.introduce import Introduction, agents, how_to_connect, upstreams, url_of
+from mcp_gateway.cli.introduce import MAX_LINES, Introduction, agents, how_to_connect, upstreams, url_of
 from mcp_gateway.cli.output import PIPED_WIDTH, out
 from mcp_gateway.config.servers import load
 from mcp_gateway.domain import UpstreamState, UpstreamStatus
@@ -88,3 +88,28 @@ async def test_a_task_that_has_to_be_started_is_told_with_the_command(tmp_path: 
 
     text = await told_of(tmp_path, {**FILES, "policies/agents.toml": policy}, shown)
     assert "task start reader read" in " ".join(text.split())
+
+
+def test_a_thousand_agents_and_upstreams_are_not_told_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    asked_for: list[str] = []
+
+    def visible(caller: Any, _kind: Any) -> list[Any]:
+        asked_for.append(caller.agent)
+        return []
+
+    policy = "".join(f'[agents.a{n}]\ntasks = ["t"]\ndefault_task = "t"\n' for n in range(1000))
+    ready = [UpstreamStatus(f"up{n:03}", UpstreamState.READY) for n in range(199)]
+    down = UpstreamStatus("zz", UpstreamState.DOWN, detail="nobody listens")
+    parts: Any = SimpleNamespace(
+        policy=compile_policy(from_sources({"a.toml": f"{policy}[tasks.t]\nallow = ['up/*']\n"})),
+        gateway=SimpleNamespace(visible=visible),
+        pool=SimpleNamespace(statuses=lambda: [*ready, down], listings={}),
+    )
+    told = Introduction(parts, set(), "")
+    out.print(agents(told))
+    out.print(upstreams(told))
+    printed = capsys.readouterr().out
+    assert len(asked_for) == MAX_LINES
+    assert f"and {1000 - MAX_LINES} more" in printed
+    assert f"and {200 - MAX_LINES} more" in printed
+    assert "down: nobody listens" in printed
