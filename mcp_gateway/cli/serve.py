@@ -48,7 +48,6 @@ from mcp_gateway.frontdoor.http_server import listening_socket, serve_http, spar
 from mcp_gateway.identity.keys import Keys
 from mcp_gateway.reload import keep_current
 from mcp_gateway.telemetry import setup_logging
-from mcp_gateway.upstreams import sdk
 from mcp_gateway.wiring import (
     Load,
     Running,
@@ -327,7 +326,6 @@ async def _introduce(parts: Running, keys: Keys, sockets: Sockets, as_json: bool
     else:
         out.print(f"mcp_gateway {__version__} listens on {url}", style="bold")
     await parts.settled(SETTLE_S)
-    await anyio.to_thread.run_sync(sdk.load)
     if as_json:
         print_json({"event": "settled", "upstreams": [status.name for status in parts.pool.statuses()]})
         return

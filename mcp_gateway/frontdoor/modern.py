@@ -36,6 +36,7 @@ from mcp_gateway.frontdoor.wire_tasks import WIRE_TASK_VERBS
 from mcp_gateway.gateway import Gateway
 from mcp_gateway.jsonrpc import Code, dump, error_message
 from mcp_gateway.revisions import META_CLIENT, META_VERSION, MODERN_VERSIONS
+from mcp_gateway.upstreams import sdk
 from mcp_gateway.upstreams.sdk import decode_header_value, refuse_envelope, refuse_param_headers, refuse_version
 
 MAX_TOOLS_KNOWN: Final = 20_000
@@ -75,7 +76,11 @@ class ModernDoor:
             await self._take(scope, send, message)
             return
         await self._gateway.opened()  # or the headers of a tool that is not there yet would go unchecked
-        refusal = self._refusal(caller, message, head_of(scope).lines)
+        lines = head_of(scope).lines
+        is_plain = _is_plain(message, lines)
+        if not is_plain:
+            await sdk.loaded()
+        refusal = self._refusal(caller, message, lines, is_plain=is_plain)
         if refusal is not None:
             await self._gateway.note_malformed(caller, message.method, refusal.message)
             await _refuse(send, message.id, refusal)
@@ -149,12 +154,12 @@ class ModernDoor:
 
         await exchange.run(work, self._closers, caller, hang_up_cancels=True)
 
-    def _refusal(self, caller: Caller, message: Ask, lines: Lines) -> RpcError | None:
+    def _refusal(self, caller: Caller, message: Ask, lines: Lines, *, is_plain: bool) -> RpcError | None:
         """Check headers against the body: why the request goes nowhere, if so."""
         fault = lines.judged(_fault_in)
         if fault:
             return RpcError(Code.HEADER_MISMATCH, fault)
-        if not _is_plain(message, lines):
+        if not is_plain:
             body = {"method": message.method, "params": message.params}
             refusal = refuse_envelope(body, lines.fields)
             if refusal is not None:

@@ -1,8 +1,8 @@
 """The MCP SDK's pure helpers for headers that mirror a body, loaded when the first of them is needed.
 
-Importing anything of the SDK imports all of it: more than half a second, most of a start. What nearly every request
-needs (plain names, plain versions) is decided without it by whoever calls; these functions are for the rest. `load`
-does the waiting beforehand, where there is time for it.
+Importing anything of the SDK imports all of it: more than half a second, and a quarter of a gateway's memory. What
+nearly every request needs (plain names, plain versions) is decided without it by whoever calls; these functions are for
+the rest, and most gateways never need one. `loaded` does the waiting beside the event loop.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import anyio
+import anyio.to_thread
+
 from mcp_gateway.domain import RpcError
 
 if TYPE_CHECKING:
     from mcp.shared.inbound import InboundLadderRejection
 
 
-def load() -> None:
-    """Import the SDK now, so that no request waits for it later. May run on a thread."""
-    _inbound()
+async def loaded() -> None:
+    """Import the SDK on a thread, so that nobody else waits for it meanwhile; done at once if it is there."""
+    if _inbound.cache_info().currsize == 0:
+        await anyio.to_thread.run_sync(_inbound)
 
 
 def encode_header_value(value: str) -> str:

@@ -16,9 +16,11 @@ def test_a_start_does_not_import_the_sdk() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_load_imports_it() -> None:
-    sdk.load()
+async def test_it_is_imported_beside_the_event_loop_and_once() -> None:
+    await sdk.loaded()
     assert "mcp.shared.inbound" in sys.modules
+    await sdk.loaded()
+    assert sdk._inbound.cache_info().misses == 1
 
 
 @pytest.mark.parametrize("value", ["plain", "grün", " space at the end ", ""])
