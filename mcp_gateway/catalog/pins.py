@@ -136,8 +136,8 @@ class _Sieve:
         self.held: list[Held] = []
         self.fresh: dict[str, Pin] = {}
         self._pins = pins or UpstreamPins()
-        self.is_first = pins is None and trust == "first-use"
-        self._is_unknown = pins is None
+        self._is_unknown = pins is None or pins.is_only_of_people
+        self.is_first = self._is_unknown and trust == "first-use"
         self._upstream, self._at, self._person = listing.upstream, at, person
         offered = {f"{kind}:{raw.get(name)}" for kind, member, name in _LISTS for raw in getattr(listing, member)}
         self._gone = {_body(pin.definition): key for key, pin in self._pins.pins.items() if key not in offered}

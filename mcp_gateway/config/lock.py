@@ -62,6 +62,11 @@ class UpstreamPins:
     rejected: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NOTHING)
     """Definitions (SHA-256) that somebody looked at and refused, by key."""
 
+    @property
+    def is_only_of_people(self) -> bool:
+        """Whether nothing was approved or refused yet of the list that everybody gets: a person's came first."""
+        return bool(self.people) and not self.pins and not self.rejected
+
     def pin(self, key: str, person: str = "") -> Pin | None:
         """The pin that counts for a person's list; without one, for the list everybody gets."""
         return self.people.get(person, {}).get(key) or self.pins.get(key)

@@ -237,10 +237,14 @@ class Http:
         """Send one HTTP request; what breaks becomes `Unreachable`."""
         return _Opened(self.name, self._client.open(method, url or self.url, headers, body))
 
-    async def hear(self, headers: Mapping[str, str]) -> None:
+    async def hear(self, headers: Mapping[str, str], on_open: Callable[[], None] = lambda: None) -> None:
         """Read the stream of a GET until it ends: what a legacy server says outside any call."""
-        # What changed before the stream was open was said to nobody.
-        async with aclosing(self.events_of_get(headers, lambda: self.listener.on_gap(False))) as events:
+
+        def opened() -> None:
+            self.listener.on_gap(False)  # what changed before was said to nobody
+            on_open()
+
+        async with aclosing(self.events_of_get(headers, opened)) as events:
             async for event in events:
                 await self._take_stray(event, headers)
 

@@ -29,6 +29,10 @@ STREAM_FIRST_WAIT_S = 1.0
 STREAM_MOST_WAIT_S = 60.0
 STREAM_LONG_ENOUGH_S = 30.0
 """A stream that lived so long ended for its own reasons; a shorter one is not worth hurrying for."""
+_MAY_ASK = frozenset({"tools/call", "prompts/get", "resources/read"})
+HEARD_WITHIN_S = 0.5
+"""How long the first calls wait for the stream to be open: many servers ask there what they want to know in a call, and
+what they say before is lost."""
 
 
 class NotStreamable(UpstreamError):
@@ -48,6 +52,8 @@ class HttpConnection:
         self._dialect = MODERN
         self._sessions = Sessions(http)
         self._hearing = anyio.CancelScope()
+        self._is_heard = anyio.Event()
+        """The first attempt to open the stream has ended, one way or the other."""
 
     async def greet(self) -> None:
         """Settle the era. Raises `UpstreamError`, among them `NotStreamable`."""
@@ -125,6 +131,8 @@ class HttpConnection:
 
     async def _ask_in_session(self, request: UpstreamRequest, reply: Reply) -> Answer:
         session = await self._sessions.session_for(request.headers, owner=request.owner)
+        if not self._is_heard.is_set() and request.method in _MAY_ASK:
+            await self._until_heard()
         try:
             return await self._ask_once(session, request, reply)
         except SessionLost:
@@ -134,6 +142,11 @@ class HttpConnection:
                 self._http.listener.on_gap(True)
                 self._hearing.cancel()  # of the old session, where nothing is said any more
             return await self._ask_once(session, request, reply)
+
+    async def _until_heard(self) -> None:
+        with anyio.move_on_after(HEARD_WITHIN_S):
+            await self._is_heard.wait()
+        self._is_heard.set()
 
     async def _ask_once(self, session: Session, request: UpstreamRequest, reply: Reply) -> Answer:
         level = session.verbosity.raised_to(reply.log_level)
@@ -157,6 +170,8 @@ class HttpConnection:
                     return
             except UpstreamError:
                 self._http.listener.dropped["stream"] += 1
+            finally:
+                self._is_heard.set()
             if anyio.current_time() - opened_at > STREAM_LONG_ENOUGH_S:
                 backoff.reset()
             await anyio.sleep(backoff.next_s())
@@ -164,7 +179,7 @@ class HttpConnection:
     async def _hear(self) -> None:
         session = await self._sessions.session_for(NOTHING)
         try:
-            await self._http.hear(self._sessions.headers(session))
+            await self._http.hear(self._sessions.headers(session), self._is_heard.set)
         except Rejected as e:
             if e.status != 404 or not session.id:
                 raise

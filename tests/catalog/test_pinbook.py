@@ -97,3 +97,19 @@ async def test_a_reload_says_what_was_approved_and_what_taken_back(tmp_path: Pat
 
     update_lock(tmp_path / "servers.lock", change)
     assert pins.reload() == f"approved up/a {digest_of(tool('a', 'new'))[:8]}; taken back up/b"
+
+
+async def test_whose_list_comes_first_everybodys_first_list_is_still_the_first(tmp_path: Path) -> None:
+    pins = book(tmp_path)
+    [mine] = listing(tool("a")).values()
+    assert not pins.sift_own("ada", mine, "first-use", is_new=True).held
+    assert served(pins, listing(tool("a"), tool("b"))) == ["a", "b"]
+    assert served(pins, listing(tool("a"), tool("b"), tool("c"))) == ["a", "b"]
+
+
+async def test_what_was_refused_for_everybody_is_no_first_list_again(tmp_path: Path) -> None:
+    refused = UpstreamPins().with_rejected("tool:a", digest_of(tool("a")))
+    pins = book(tmp_path, Lock().with_upstream("up", refused))
+    [mine] = listing(tool("b")).values()
+    pins.sift_own("ada", mine, "first-use", is_new=True)
+    assert served(pins, listing(tool("a"), tool("c"))) == []

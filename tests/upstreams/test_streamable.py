@@ -394,6 +394,44 @@ async def test_a_call_cancelled_right_before_its_connection_is_left_is_cancelled
         assert served.asked_for("notifications/cancelled")
 
 
+async def test_the_first_call_waits_until_what_is_asked_beside_it_can_be_heard() -> None:
+    legacy, may_open, was_open = LegacyServer(), anyio.Event(), list[bool]()
+
+    async def answerer(asked_for: Asked, writer: asyncio.StreamWriter) -> None:
+        if asked_for.method == "GET":
+            await may_open.wait()
+            writer.write(stream_start())
+            await anyio.sleep_forever()
+        if asked_for.rpc_method == "tools/call":
+            was_open.append(may_open.is_set())
+        await legacy(asked_for, writer)
+
+    async with (
+        answering(answerer) as served,
+        opened(served.url) as connection,
+        anyio.create_task_group() as calls,
+    ):
+        calls.start_soon(asked, connection, "t")
+        await until(lambda: any(each.method == "GET" for each in served.asked))
+        may_open.set()
+        await until(lambda: was_open == [True])
+
+
+async def test_a_stream_that_never_opens_keeps_no_call_waiting_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamable, "HEARD_WITHIN_S", 0.01)
+    legacy = LegacyServer()
+
+    async def answerer(asked_for: Asked, writer: asyncio.StreamWriter) -> None:
+        if asked_for.method == "GET":
+            await anyio.sleep_forever()
+        await legacy(asked_for, writer)
+
+    with anyio.fail_after(3):
+        async with answering(answerer) as served, opened(served.url) as connection:
+            await asked(connection, "t")
+            await asked(connection, "t")
+
+
 async def test_fifty_connections_one_after_the_other_leave_no_descriptor() -> None:
     def descriptors() -> int:
         return sum(1 for _ in Path("/proc/self/fd").iterdir())

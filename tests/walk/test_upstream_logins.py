@@ -85,7 +85,11 @@ async def test_each_agent_logs_in_in_its_own_way_and_no_planted_secret_shows_any
         async def is_listed() -> bool:
             return await tools_of(alice) == {"s0__whoami", "s0__login"}
 
+        async def is_listed_to_others() -> bool:  # from her list, until they have one of their own
+            return "s0__whoami" in await tools_of(plain)
+
         await until(is_listed, within_s=30)
+        await until(is_listed_to_others, within_s=30)
         refused = (await ask(plain, "tools/call", name="s0__whoami", arguments={}))["result"]
         assert refused["isError"] and f"{gateway.origin}/connect/" in refused["content"][0]["text"]
         for _ in range(3):
