@@ -41,9 +41,10 @@ def url_of(listener: socket.socket) -> str:
 
 
 def upstreams(told: Introduction) -> RenderableType:
-    """One line for each upstream, those that are not there first: how much it offers, or why it is not there."""
+    """One line for each upstream, first those that should be there and are not: how much it offers, or why not."""
     pool, table = told.running.pool, _columns(2)
-    statuses = sorted(pool.statuses(), key=lambda status: status.state is UpstreamState.READY)
+    well = (UpstreamState.READY, UpstreamState.DISABLED)
+    statuses = sorted(pool.statuses(), key=lambda status: status.state in well)
     for status in statuses[:MAX_LINES]:
         listing = pool.listings.get(status.name)
         is_ready = status.state is UpstreamState.READY and listing is not None

@@ -6,6 +6,8 @@ newer program wrote it. What SQLite says becomes `StoreUnavailable`, with the fi
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,9 +31,10 @@ def opened(path: Path, schema: Sequence[str], *, pragmas: Sequence[str], wait_s:
         private_file(path)
         db = sqlite3.connect(path, timeout=wait_s, isolation_level=None, check_same_thread=False)
         try:
-            for pragma in pragmas:
-                db.execute(f"PRAGMA {pragma}")
-            _migrate(db, path, schema)
+            with _one_at_a_time(path.parent):
+                for pragma in pragmas:
+                    db.execute(f"PRAGMA {pragma}")
+                _migrate(db, path, schema)
         except BaseException:
             db.close()
             raise
@@ -59,6 +62,17 @@ def translated(path: Path) -> Iterator[None]:
         # SQLite's own errors carry its code, extended in the higher bytes.
         is_busy = getattr(e, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
         raise (StoreBusy if is_busy else StoreUnavailable)(f"{path}: {e}") from e
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Nobody else opens a store of this folder meanwhile: of several that turn one file to WAL, SQLite fails some."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _migrate(db: sqlite3.Connection, path: Path, schema: Sequence[str]) -> None:
