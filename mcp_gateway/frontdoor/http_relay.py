@@ -42,6 +42,11 @@ class HttpRelay:
         self._held: list[bytes] = []
         self._afterwards: list[Callable[[], None]] = []
 
+    @property
+    def has_left(self) -> bool:
+        """Whether some of the answer is on its way: then there can be no other one."""
+        return self._is_streaming
+
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Commit to an answer; its head leaves with the first of the body."""
         self.is_begun = True

@@ -177,14 +177,14 @@ class ModelsDoor:
             async with relay.watched(receive, scope.get(EXCHANGE)):
                 await self._gateway.ask(caller, request, SILENT)
         except GatewayError as e:
-            if not relay.is_begun:
+            if not relay.has_left:
                 trouble = trouble_of(e, request.name)
                 is_over = isinstance(e, OverLimit) and e.is_budget
                 return replace(trouble, headers=relay.late_headers()) if is_over else trouble
             if isinstance(e, Blocked):  # a stream that guards look at in windows: it ends with the reason
                 relay.hold_error(e)
                 await relay.finish()
-            # Any other that has begun cannot become another answer: without its end it shows that it broke off.
+            # Any other that is on its way cannot become another: the server hangs up, and its missing end shows why.
             return None
         finally:
             self._closers.discard(key)

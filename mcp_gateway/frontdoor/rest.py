@@ -108,10 +108,9 @@ class RestDoor:
         except HttpRefusedError as e:
             await _refuse(send, e.refusal.status, e.refusal.text, request_id)
         except GatewayError as e:
-            # An answer that has begun cannot become another: without its end it shows that it broke off.
-            if relay.is_begun:
-                raise
-            await _refuse(send, *_words_for(e), request_id, _headers_for(e, relay))
+            # One that is on its way cannot become another: the server hangs up, and its missing end shows why.
+            if not relay.has_left:
+                await _refuse(send, *_words_for(e), request_id, _headers_for(e, relay))
 
     async def _walk(self, receive: Receive, caller: Caller, request: Request, relay: HttpRelay) -> None:
         key = self._closers.add(caller, relay.scope.cancel, is_stream=False)

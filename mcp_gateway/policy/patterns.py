@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Final
 from urllib.parse import unquote
 
-from mcp_gateway.domain import Kind
+from mcp_gateway.domain import DRAFTS, Kind
 
 MAX_PATTERN: Final = 512
 """Longest pattern accepted, in characters; the automaton's state is that many bits."""
@@ -24,6 +24,8 @@ MAX_PATTERN: Final = 512
 _PREFIX: Final = re.compile(r"^(tool|prompt|resource|model|route):")
 _PIECE: Final = re.compile(r"\*\*+|\*|[^*]")
 _TEMPLATE_PIECE: Final = re.compile(r"\{[^{}]*\}|.", re.DOTALL)
+_REQUEST: Final = re.compile(r"\*|[A-Z]+(?: [/*]|\*\*)")
+"""How what names requests of a plain API begins: with a method, or a wildcard for it."""
 _SCHEME: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:(?://)?")
 _DECODE_ROUNDS: Final = 3
 
@@ -180,6 +182,9 @@ def parse_pattern(text: str, *, any_upstream: bool) -> Pattern:
         raise PatternError(f"{text!r} is not upstream/name", f"write 'UPSTREAM/{rest.strip('/') or '*'}'")
     if "*" in upstream and not (any_upstream and upstream == "*"):
         raise PatternError(_wild_upstream(text, any_upstream), "name the upstream, one pattern for each")
+    if kind is Kind.ROUTE and upstream != DRAFTS and not _REQUEST.match(name):
+        fix = f"write 'route:{upstream}/* /{name.strip('/')}'"
+        raise PatternError(f"{text!r} matches no request: there is no method in it", fix)
     return Pattern(text, kind, upstream, Glob(name), Glob(_plain_text(name)))
 
 

@@ -41,7 +41,8 @@ class Seen:
 
 @dataclass
 class PlainApi:
-    """ASGI. `/v1/status/N` answers so, `/v1/slow` never, `/v1/stream` in pieces, anything else in JSON."""
+    """ASGI. `/v1/status/N` answers so, `/v1/slow` never, `/v1/stream` in pieces, `/v1/broken/N` in
+    N pieces without an end, anything else in JSON."""
 
     seen: list[Seen] = field(default_factory=list)
     slow: anyio.Event = field(default_factory=anyio.Event)
@@ -76,6 +77,10 @@ class PlainApi:
         if path == "/v1/stream":
             for number in range(3):
                 await send({"type": "http.response.body", "body": b"%d\n" % number, "more_body": True})
+        elif path.startswith("/v1/broken/"):
+            for _ in range(int(path.rpartition("/")[2])):
+                await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+            raise ConnectionError("on purpose")
         elif path == "/v1/huge":
             for _ in range(64):
                 await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})

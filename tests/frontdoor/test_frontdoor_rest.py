@@ -91,6 +91,26 @@ async def test_an_error_of_the_gateways_is_told_from_the_apis(tmp_path: Path) ->
     assert [ours.headers["x-gateway-request-id"], theirs.headers["x-gateway-request-id"]] == ids
 
 
+async def test_an_api_that_dies_before_anything_has_left_is_an_error_in_words(tmp_path: Path) -> None:
+    async with passing(tmp_path) as (_, gateway):
+        answer = await ask(gateway, "/rest/orders/v1/broken/0")
+        [row] = gateway.rows("route")
+    assert (answer.status_code, answer.headers["x-gateway-error"]) == (502, "1")
+    assert "'orders' broke the connection" in answer.json()["title"]
+    assert row["ended"] == "unreachable"
+
+
+async def test_an_api_that_dies_in_the_middle_breaks_the_answer_off_and_is_no_bug_of_ours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with passing(tmp_path) as (_, gateway):
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await ask(gateway, "/rest/orders/v1/broken/64")
+        [row] = gateway.rows("route")
+    assert row["ended"] == "unreachable"
+    assert "a bug of ours" not in caplog.text
+
+
 async def test_an_api_nobody_has_looks_like_a_path_nobody_may_use(tmp_path: Path) -> None:
     async with passing(tmp_path, '[servers.spare]\ncommand = ["true"]\nenabled = false\n') as (api, gateway):
         paths = ["/rest/orders/v2/x", "/rest/nobody/v1/x", "/rest/spare/v1/x", "/task/write/rest/orders/v1/x"]

@@ -170,3 +170,15 @@ def test_what_is_said_of_a_template_is_true_of_each_expansion(
         assert not glob.matches(uri)
     if match is Match.ALL:
         assert glob.matches(uri)
+
+
+@pytest.mark.parametrize("pattern", ["route:orders/v1/orders", "route:orders//v1/**", "route:orders/get /v1"])
+def test_a_pattern_of_requests_without_a_method_is_told_not_ignored(pattern: str) -> None:
+    with pytest.raises(PatternError, match="no method in it") as refused:
+        parse_pattern(pattern, any_upstream=True)
+    assert refused.value.fix.startswith("write 'route:orders/* /")
+
+
+@pytest.mark.parametrize("pattern", ["route:orders/**", "route:orders/*", "route:orders/GET /v1/*", "route:*/POST**"])
+def test_a_pattern_of_requests_with_a_method_or_a_wildcard_is_taken(pattern: str) -> None:
+    assert parse_pattern(pattern, any_upstream=True).kind is Kind.ROUTE
