@@ -131,16 +131,19 @@ class Answers:
             await self._gateway.note_malformed(caller, asked.method, str(e))
             return answer_to(e, asked.method, asked.era)
         except Exception as e:  # noqa: BLE001 - told apart there, a bug of ours is logged
-            return _failed(e, caller, asked, reply)
+            return failed(e, caller, asked, reply)
 
-    async def answer_call(self, caller: Caller, asked: Asked, tool: str, reply: Reply) -> Json:
-        """`answer` for a tool call that is known to be well-formed."""
-        asked = self._numbered(asked)
-        request = self._request(asked, Verb.CALL, Kind.TOOL, tool)
-        try:
-            return self._told(caller, await self._gateway.ask(caller, request, reply), asked, reply)
-        except Exception as e:  # noqa: BLE001 - as above
-            return _failed(e, caller, asked, reply)
+    def call_of(self, asked: Asked) -> Request:
+        """The request that a tool call stands for which is known to be well-formed; to be asked, and told of."""
+        params = asked.params
+        return Request(
+            self._new_request_id(), Verb.CALL, "tools/call", Kind.TOOL, params["name"], params, asked.era,
+            asked.transport, asked.client,
+        )  # fmt: skip
+
+    def ask(self, caller: Caller, request: Request, reply: Reply) -> Awaitable[Outcome]:
+        """The walk of one request; see `Gateway.ask`."""
+        return self._gateway.ask(caller, request, reply)
 
     async def _answer(self, caller: Caller, asked: Asked, reply: Reply) -> Json:
         if not speaks(asked.era, asked.method):
@@ -161,9 +164,10 @@ class Answers:
             found = await self._discovery.answer(caller, self._request(asked, Verb.SEARCH, call.kind, name))
             return {"result": self.stamped(found, asked.era)}
         outcome = await self._gateway.ask(caller, self._request(asked, call.verb, call.kind, name), reply)
-        return self._told(caller, outcome, asked, reply)
+        return self.told(caller, outcome, asked, reply)
 
-    def _told(self, caller: Caller, outcome: Outcome, asked: Asked, reply: Reply) -> Json:
+    def told(self, caller: Caller, outcome: Outcome, asked: Asked, reply: Reply) -> Json:
+        """The `result` or `error` member for what came of a call. Raises `Misbehaved`."""
         if outcome.target is not None and outcome.result is not None:
             task = self._wire_tasks.given(caller, outcome.target, outcome.result)
             return {"result": self.stamped(task, asked.era)}
@@ -405,7 +409,7 @@ def supported_versions() -> tuple[str, ...]:
     return MODERN_VERSIONS + LEGACY_VERSIONS
 
 
-def _failed(error: Exception, caller: Caller, asked: Asked, reply: Reply) -> Json:
+def failed(error: Exception, caller: Caller, asked: Asked, reply: Reply) -> Json:
     """The answer where there is no outcome, whichever way a request came.
 
     Of a bug of ours the agent learns that it happened, operators what and to whom; the walk has closed its entry.

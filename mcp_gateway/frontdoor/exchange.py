@@ -250,25 +250,27 @@ class EventStream:
 class Exchange:
     """One POST and its answer."""
 
+    # What few exchanges ever change.
+    due = 0.0
+    as_event = False
+    """Whether the answer is to be an event of a stream although nothing comes before it."""
+    _stream: EventStream | None = None
+    _task: asyncio.Task[Any] | None = None
+    _is_cancelled = False
+    _is_watched = True
+    _began_at = 0.0
+    _watcher: asyncio.Task[None] | None = None
+    _early: asyncio.Task[None] | None = None
+    _is_revoked = False
+
     def __init__(
         self, receive: Receive, send: Send, headers: Headers = (), connection: Connected | None = None
     ) -> None:
         """`connection`: the other end as our own server knows it, where that is who serves."""
-        self.due = 0.0
-        self.as_event = False
-        """Whether the answer is to be an event of a stream although nothing comes before it."""
         self._receive = receive
         self._send = send
         self._headers = headers
         self._connection = connection
-        self._stream: EventStream | None = None
-        self._task: asyncio.Task[Any] | None = None
-        self._is_cancelled = False
-        self._is_watched = True
-        self._began_at = 0.0
-        self._watcher: asyncio.Task[None] | None = None
-        self._early: asyncio.Task[None] | None = None
-        self._is_revoked = False
 
     def add_headers(self, headers: Headers) -> None:
         """Send these with the answer too, if it has not begun."""
@@ -338,10 +340,10 @@ class Exchange:
                 self._connection.on_hang_up(None)
             if self._watcher is not None:
                 await self._stop_watching()
-        if self._early is None:
-            await self._finish(answer)
-        else:
+        if self._early is not None:
             await self._early
+        elif answer is None or self._stream is not None or not self._is_sent_whole(*answer):
+            await self._finish(answer)
 
     def look(self, now: float) -> bool:
         """It takes longer: watch for the agent hanging up, and later keep proxies from doing so."""
@@ -381,9 +383,7 @@ class Exchange:
             headers = [*_SSE_HEADERS[1:], *self._headers]
             await send_json(self._send, 200, sse_event(answer[1]), headers, b"text/event-stream")
         elif answer is not None:
-            body = dump(answer[1])
-            if answer[0] != 200 or self._connection is None or not self._connection.respond(self._head(), body):
-                await send_json(self._send, answer[0], body, self._headers)
+            await send_json(self._send, answer[0], dump(answer[1]), self._headers)
         elif self._is_revoked:
             body = dump({"error": "the bearer token is not valid any more"})
             await send_json(self._send, 401, body, [CHALLENGE, *self._headers])
@@ -391,6 +391,12 @@ class Exchange:
             # Cancelled before anything was sent. Whoever still reads gets a response without a body: there is no
             # answer to the request, and HTTP needs one.
             await send_json(self._send, 202, b"", self._headers)
+
+    def _is_sent_whole(self, status: int, message: Json) -> bool:
+        """Answer without waiting for anybody, where that can be done; as nearly all calls are."""
+        if status != 200 or self._connection is None or self.as_event:
+            return False
+        return self._connection.respond(self._head(), dump(message))
 
     def _head(self) -> bytes:
         return b"".join((_OK_JSON, *(b"%b: %b\r\n" % line for line in self._headers))) if self._headers else _OK_JSON

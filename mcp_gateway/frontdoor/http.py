@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -98,8 +98,8 @@ class HttpDoor:
                 await self._siblings.hand_on(scope, receive, send, self._doorstep, home)
                 return
             way = way_of(scope, self._doorstep, _ROUTE)
-            if way is None or not await self._serve_plain(scope, receive, send, way):
-                await self._serve(scope, receive, send)
+            plain = None if way is None else self._plainly(scope, receive, send, way)
+            await (self._serve(scope, receive, send) if plain is None else plain)
         except Exception:
             _logger.exception("a bug of ours ended an HTTP request")
             with suppress(RuntimeError):  # a response has begun, there is no second one: the server hangs up
@@ -111,18 +111,18 @@ class HttpDoor:
             return siblings.other(FIRST)
         return siblings.home_of(scope)
 
-    async def _serve_plain(self, scope: Scope, receive: Receive, send: Send, way: Way) -> bool:
-        """Serve a tool call whose head was judged before; False, and nothing has happened, if it is not a plain one."""
+    def _plainly(self, scope: Scope, receive: Receive, send: Send, way: Way) -> Awaitable[None] | None:
+        """What serves a tool call whose head was judged before; None, and nothing has happened, if it is not plain."""
         exchange = scope[EXCHANGE]
         body = exchange.take_whole()
-        call = None if body is None else call_in(body, way)
-        caller = None if call is None or not self._modern.takes_plain(call) else self._plain_caller(scope, way)
+        if body is None:
+            return None
+        call = call_in(body, way)
+        caller = None if call is None or not self._modern.takes_plain(way.tool) else self._plain_caller(scope, way)
         if call is None or caller is None:
-            if body is not None:
-                exchange.give_back(body)
-            return False
-        await self._modern.serve_plain(scope, receive, send, caller, call)
-        return True
+            exchange.give_back(body)
+            return None
+        return self._modern.serve_plain(scope, receive, send, caller, *call)
 
     def _plain_caller(self, scope: Scope, way: Way) -> Caller | None:
         """Who asks; None for somebody who is to be refused."""
@@ -132,12 +132,21 @@ class HttpDoor:
                 who: Identity | None = verifier.identify(head.authorization, now)
             else:
                 who = verifier.at_hand(_shown(scope, way.task), now)
-            caller = None if who is None else self._as(who, head, way.task, now)
+            return None if who is None else self._as_before(who, head, way, now)
         except (NotAuthenticated, StoreUnavailable):
             return None
-        if caller is None:
+
+    def _as_before(self, who: Identity, head: Head, way: Way, now: datetime) -> Caller | None:
+        """`_as`, on a task of its own: the caller there was the last time, if all that it follows from is the same."""
+        assignment = self._gateway.assignment(who.agent)
+        if way.known is not None and way.known[0] is who and way.known[1] is assignment:
+            return way.known[2]
+        if way.task is not None and (assignment is None or way.task not in assignment.tasks):
             return None
-        return caller if way.task is None or self._has_task(caller.agent, way.task) else None
+        caller = self._as(who, head, way.task, now)
+        if caller.started is None and not (who.claims or head.task_tokens):  # those are true for a time
+            way.known = (who, assignment, caller)
+        return caller
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._doorstep.check(scope)

@@ -7,7 +7,8 @@ the source of truth.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
@@ -33,7 +34,7 @@ from mcp_gateway.frontdoor.protocol import (
 from mcp_gateway.frontdoor.rounds import Rounds
 from mcp_gateway.frontdoor.wire_errors import answer_to, http_status
 from mcp_gateway.frontdoor.wire_tasks import WIRE_TASK_VERBS
-from mcp_gateway.gateway import Gateway
+from mcp_gateway.gateway import Gateway, Snapshot
 from mcp_gateway.jsonrpc import Code, dump, error_message
 from mcp_gateway.revisions import META_CLIENT, META_VERSION, MODERN_VERSIONS
 from mcp_gateway.upstreams import sdk
@@ -67,6 +68,9 @@ class ModernDoor:
         self._bulletin = bulletin
         self._closers = closers
         self._mirrored = _Mirrored()
+        self._taken: set[str] = set()
+        """The tools that `serve_plain` may have, as far as they were called; true of one snapshot only."""
+        self._taken_of: Snapshot | None = None
 
     async def serve(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, message: Ask | Notice | Answer
@@ -99,29 +103,36 @@ class ModernDoor:
             return ""
         return self._rounds.waiting(caller, _asked(message))
 
-    def takes_plain(self, message: Ask) -> bool:
-        """Whether `serve_plain` may have this call: of a tool there is, whose headers need no look at its arguments.
+    def takes_plain(self, tool: str) -> bool:
+        """Whether `serve_plain` may have calls of this tool: there is one, whose headers need no look at its arguments.
 
         What no upstream offers goes the long way: it may be a tool of the gateway's own (`discovery`).
         """
         now = self._gateway.snapshot
-        target = now.catalog.find(Kind.TOOL, message.params["name"])
-        if target is None or (now.own is not None and now.own.differs(target.upstream)):
-            return False
-        return self._gateway.is_open and not self._mirrored.mirrors_arguments(target)
+        if now is not self._taken_of:
+            self._taken_of, self._taken = now, set()
+        if tool not in self._taken:
+            target = now.catalog.find(Kind.TOOL, tool)
+            if target is None or (now.own is not None and now.own.differs(target.upstream)):
+                return False
+            if self._mirrored.mirrors_arguments(target):
+                return False
+            self._taken.add(tool)
+        return self._gateway.is_open
 
-    async def serve_plain(self, scope: Scope, receive: Receive, send: Send, caller: Caller, message: Ask) -> None:
+    def serve_plain(
+        self, scope: Scope, receive: Receive, send: Send, caller: Caller, request_id: str | int, asked: Asked
+    ) -> Awaitable[None]:
         """Answer a tool call that `plain` has recognised; its agent cannot be asked anything."""
-        asked = _asked(message)
         exchange = Exchange(receive, send, connection=scope.get(EXCHANGE))
 
-        async def work() -> tuple[int, Json]:
-            answer = await self._rounds.answer_plain(caller, asked, exchange.put)
+        def respond(answer: Json) -> tuple[int, Json]:
             if "error" in answer:
                 exchange.add_headers(self._challenges.step_up(scope["path"], answer))
-            return _response(answer, message.id)
+            return _response(answer, request_id)
 
-        await exchange.run(work, self._closers, caller, hang_up_cancels=True)
+        work = partial(self._rounds.answer_plain, caller, asked, exchange.put, respond)
+        return exchange.run(work, self._closers, caller, hang_up_cancels=True)
 
     async def _take(self, scope: Scope, send: Send, message: Notice | Answer) -> None:
         """The core protocol defines no notification to a modern server: they are accepted and mean nothing."""

@@ -15,26 +15,36 @@ from typing import Final
 
 from starlette.types import Scope
 
-from mcp_gateway.domain import Json
+from mcp_gateway.domain import Assignment, Caller, Era, Json, Transport
 from mcp_gateway.errors import BadRequest
 from mcp_gateway.frontdoor.doorstep import Doorstep
 from mcp_gateway.frontdoor.head import Lines, head_of
 from mcp_gateway.frontdoor.http_connection import KEPT
-from mcp_gateway.frontdoor.protocol import Ask, can_be_asked, read_message
+from mcp_gateway.frontdoor.protocol import MAX_ID_CHARS, Asked, can_be_asked, client_name
+from mcp_gateway.identity.verify import Identity
 from mcp_gateway.jsonrpc import parse
-from mcp_gateway.revisions import META_CAPABILITIES, META_VERSION, MODERN_VERSIONS
+from mcp_gateway.revisions import META_CAPABILITIES, META_CLIENT, META_VERSION, MODERN_VERSIONS
 
+MAX_ENVELOPE_BYTES: Final = 8_192
+"""Of a body whose envelope is remembered: there are as many of these as connections have heads."""
+
+_HTTP: Final = Transport.HTTP
 _WAY: Final = "way"
 _NO_WAY: Final = "no way"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Way:
-    """Where a head leads, if its body is plain."""
+    """Where a head leads, if its body is plain; with what the last request that came with it was found to be."""
 
     task: str | None
     version: str
     tool: str
+    envelope: Json | None = None
+    """The `_meta` of the last plain call: one that says the same is as plain, and comes from the same program."""
+    client: str = ""
+    known: tuple[Identity, Assignment | None, Caller] | None = None
+    """Who asked last, what the policy then let that agent be on, and the caller that this came to."""
 
 
 def way_of(scope: Scope, doorstep: Doorstep, route: Pattern[bytes]) -> Way | None:
@@ -48,29 +58,37 @@ def way_of(scope: Scope, doorstep: Doorstep, route: Pattern[bytes]) -> Way | Non
     return None if way is _NO_WAY else way
 
 
-def call_in(body: bytes, way: Way) -> Ask | None:
-    """The tool call in a body, if it is one and says what its head says."""
+def call_in(body: bytes, way: Way) -> tuple[str | int, Asked] | None:
+    """The tool call in a body and its id, if it is one and says what its head says."""
     try:
-        message = read_message(parse(body))
+        message = parse(body)
     except BadRequest:
         return None
-    if not isinstance(message, Ask) or message.method != "tools/call":
+    # What `protocol.read_message` asks of a request, and what makes one plain; in one place, as every call passes here.
+    if type(message) is not dict or message.get("method") != "tools/call" or message.get("jsonrpc") != "2.0":
         return None
-    return message if _is_plain(message.params, way) else None
-
-
-def _is_plain(params: Json, way: Way) -> bool:
+    id_, params = message.get("id"), message.get("params")
+    if not (type(id_) is int or (type(id_) is str and len(id_) <= MAX_ID_CHARS)) or type(params) is not dict:
+        return None
+    if params.get("name") != way.tool or "requestState" in params:
+        return None
     meta, arguments = params.get("_meta"), params.get("arguments")
-    if not isinstance(meta, dict) or not (arguments is None or isinstance(arguments, dict)):
-        return False
+    if not (arguments is None or type(arguments) is dict) or type(meta) is not dict:
+        return None
+    client = way.client if meta == way.envelope else _client_of_plain(meta, way, len(body))
+    return None if client is None else (id_, Asked("tools/call", params, Era.MODERN, way.version, _HTTP, client))
+
+
+def _client_of_plain(meta: Json, way: Way, body_bytes: int) -> str | None:
+    """Which program sent an envelope that says what its head says, of an agent that cannot be asked anything; None for
+    any other envelope."""
     capabilities = meta.get(META_CAPABILITIES)
-    return (
-        params.get("name") == way.tool
-        and meta.get(META_VERSION) == way.version
-        and isinstance(capabilities, dict)
-        and not can_be_asked(capabilities)
-        and "requestState" not in params
-    )
+    if meta.get(META_VERSION) != way.version or not isinstance(capabilities, dict) or can_be_asked(capabilities):
+        return None
+    client = client_name(meta.get(META_CLIENT))
+    if body_bytes <= MAX_ENVELOPE_BYTES:
+        way.envelope, way.client = meta, client
+    return client
 
 
 def _way_of(scope: Scope, doorstep: Doorstep, route: Pattern[bytes]) -> Way | None:

@@ -16,11 +16,11 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from mcp_gateway.domain import Caller, Json, RpcError
 from mcp_gateway.errors import BadRequest, GatewayError, Misbehaved, OverLimit
-from mcp_gateway.frontdoor.answers import Answers
+from mcp_gateway.frontdoor.answers import Answers, failed
 from mcp_gateway.frontdoor.parking import ParkedCall, ParkingLot, Questions
 from mcp_gateway.frontdoor.protocol import CALLS, Asked, can_be_asked
 from mcp_gateway.frontdoor.replies import AgentReply
@@ -28,6 +28,8 @@ from mcp_gateway.frontdoor.seals import MAX_SEAL_CHARS, SealBrokenError, Seals
 from mcp_gateway.frontdoor.wire_errors import answer_to, error_member
 from mcp_gateway.jsonrpc import Code, canonical
 from mcp_gateway.revisions import META_CAPABILITIES
+
+T = TypeVar("T")
 
 Take = Callable[[bytes, int, int], bool | None]
 """Uses a digest up, with its expiry and the present time: False where it was already, None where nobody can tell any
@@ -77,14 +79,21 @@ class Rounds:
         except GatewayError as e:
             return answer_to(e, asked.method, asked.era)
 
-    async def answer_plain(self, caller: Caller, asked: Asked, put: Callable[[Json], None]) -> Json:
-        """`answer` for the first round of a call whose agent cannot be asked anything."""
-        reply = AgentReply(put, asked.params, capabilities=_capabilities(asked), takes_input_required=True, side=caller)
+    async def answer_plain(
+        self, caller: Caller, asked: Asked, put: Callable[[Json], None], respond: Callable[[Json], T]
+    ) -> T:
+        """`answer` for the first round of a call whose agent cannot be asked anything, made into a response."""
+        params, answers = asked.params, self._answers
+        capabilities = params["_meta"][META_CAPABILITIES]
+        reply = AgentReply(put, params, capabilities=capabilities, takes_input_required=True, side=caller)
+        request = answers.call_of(asked)
         try:
-            answer = await self._answers.answer_call(caller, asked, asked.params["name"], reply)
-            return self._relayed(caller, asked, answer, 1)
+            answer = answers.told(caller, await answers.ask(caller, request, reply), asked, reply)
+        except Exception as e:  # noqa: BLE001 - told apart there, a bug of ours is logged
+            answer = failed(e, caller, asked.numbered(request.request_id), reply)
         finally:
             reply.finish()
+        return respond(self._relayed(caller, asked, answer, 1))
 
     def waiting(self, caller: Caller, asked: Asked) -> str:
         """The handle of the parked call that a request leads back to; empty: it leads to none. Nothing is used up."""

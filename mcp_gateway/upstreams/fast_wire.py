@@ -231,7 +231,8 @@ class Exchange:
         connection = self._connection = self._client.kept(place.origin) or await self._client.take(place.origin)
         try:
             connection.send(request, is_head=self._method == "HEAD")
-            await connection.head()
+            while (heard := connection.unheard()) is not None:
+                await heard
         except BaseException:
             connection.abort()
             self._client.give_back(connection)

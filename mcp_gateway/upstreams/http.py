@@ -188,7 +188,16 @@ class Http:
         message = exchange.dialect.request(exchange.id, request.method, request.params, exchange.call.reply)
         self._exchanges[exchange.id] = exchange
         try:
-            return await self._answer_to(exchange, jsonrpc.dump(message))
+            try:
+                opening = self._client.open("POST", self.url, exchange.headers, jsonrpc.dump(message))
+                response = await opening.begin()
+                try:
+                    answer = self._answer_at_once(response, exchange)
+                    return await self._answer_in(response, exchange) if answer is None else answer
+                finally:
+                    opening.end()
+            except (WireError, _StreamEnded, Unreachable) as e:
+                return await self._answer_after(e, exchange)
         except anyio.get_cancelled_exc_class():
             self._tell_cancelled(exchange)
             raise
@@ -260,25 +269,15 @@ class Http:
                 async for event in events:
                     yield event
 
-    async def _answer_to(self, exchange: Exchange, body: bytes) -> Answer:
-        opening = self._client.open("POST", self.url, exchange.headers, body)
-        try:
-            try:
-                response = await opening.begin()
-                try:
-                    answer = self._answer_at_once(response, exchange)
-                    return await self._answer_in(response, exchange) if answer is None else answer
-                finally:
-                    opening.end()
-            except WireError as e:
-                raise self._unreachable(str(e)) from e
-        except (_StreamEnded, Unreachable) as e:
-            # Only an id given by the server makes a stream resumable (2025-11-25 transports, "Resumability").
-            if exchange.last_event_id and exchange.dialect.era is Era.LEGACY:
-                return await self._resumed(exchange)
-            if isinstance(e, Unreachable):
-                raise
-            raise self._unreachable("ended its stream before the answer") from e
+    async def _answer_after(self, error: WireError | _StreamEnded | Unreachable, exchange: Exchange) -> Answer:
+        """The answer although its stream broke off, if the server can take that up again. Raises `Unreachable`."""
+        # Only an id given by the server makes a stream resumable (2025-11-25 transports, "Resumability").
+        if exchange.last_event_id and exchange.dialect.era is Era.LEGACY:
+            return await self._resumed(exchange)
+        if isinstance(error, Unreachable):
+            raise error
+        why = str(error) if isinstance(error, WireError) else "ended its stream before the answer"
+        raise self._unreachable(why) from error
 
     def _answer_at_once(self, response: HttpResponse, exchange: Exchange) -> Answer | None:
         """The answer in a plain response that has come whole; None: look closer."""

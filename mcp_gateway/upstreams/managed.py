@@ -7,7 +7,7 @@ A dead, slow or hanging upstream costs its own callers a clear error at once and
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from time import perf_counter
@@ -180,14 +180,15 @@ class ManagedUpstream:
             max(0, self._starts - 1),
         )
 
-    async def send(self, request: UpstreamRequest, reply: Reply) -> Outcome:
+    def send(self, request: UpstreamRequest, reply: Reply) -> Coroutine[Any, Any, Outcome]:
         """Send one request, questions to the agent's side included; see `domain.Upstream.send`.
 
         The timeout is hard, whatever progress there is; time spent waiting for the agent's side does not count.
         """
-        outcome = await self._send_once(request, reply)
-        if is_complete(outcome, request.method):
-            return outcome
+        return self._send_once(request, reply, follows=True)
+
+    async def _followed(self, outcome: Outcome, request: UpstreamRequest, reply: Reply) -> Outcome:
+        """What comes of an outcome that is not the last word."""
         follow_s = self._around.limits.follow_s
         outcome = await until_complete(
             self.name, lambda asked: self._send_once(asked, reply), request, reply, outcome, follow_s
@@ -222,7 +223,7 @@ class ManagedUpstream:
     def _new_watch(self) -> Watch:
         return Watch(lambda uri: self._around.on_updated(self.name, uri), self.listener.dropped)
 
-    async def _send_once(self, request: UpstreamRequest, reply: Reply) -> Outcome:
+    async def _send_once(self, request: UpstreamRequest, reply: Reply, *, follows: bool = False) -> Outcome:
         started_at = perf_counter()
         timeout_s = self.config.timeout_s if request.timeout_s is None else request.timeout_s
         if self._state is UpstreamState.NEEDS_LOGIN:
@@ -243,7 +244,9 @@ class ManagedUpstream:
             if self._in_flight == 0:
                 self._drained.set()
         self._failures = 0
-        return outcome_of(request.method, answer, (perf_counter() - started_at) * 1000)
+        outcome = outcome_of(request.method, answer, (perf_counter() - started_at) * 1000)
+        is_last = not follows or is_complete(outcome, request.method)
+        return outcome if is_last else await self._followed(outcome, request, reply)
 
     async def run(self) -> None:
         """Own the connection until `retire`, or until the task is cancelled."""

@@ -45,7 +45,8 @@ class KnownHead(NamedTuple):
 
 
 class Connection(asyncio.Protocol):
-    """One connection, carrying one exchange at a time: `send`, `head`, `piece` until it is empty, then `reset`."""
+    """One connection, carrying one exchange at a time: `send`, `unheard` until it says None, `piece` until it is empty,
+    then `reset`."""
 
     def __init__(self, on_lost: Callable[[Connection], None]) -> None:
         self._on_lost = on_lost
@@ -111,16 +112,17 @@ class Connection(asyncio.Protocol):
         self._has_no_body = is_head
         self._transport.write(request)
 
-    async def head(self) -> None:
-        """Wait for status and headers. Raises `WireError`."""
-        while not self._has_head:
-            if self._fault:
-                raise WireError(self._fault)
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+    def unheard(self) -> asyncio.Future[None] | None:
+        """What to wait for, and then to ask again, until status and headers are there: then None. Raises `WireError`.
+
+        No coroutine: every call waits here.
+        """
+        if self._has_head:
+            return None
+        if self._fault:
+            raise WireError(self._fault)
+        self._waiter = self._loop.create_future()
+        return self._waiter
 
     def whole(self, max_bytes: int) -> bytes | None:
         """What is left of the body, as it was sent, if all of it is here in one piece of at most `max_bytes`."""
@@ -272,13 +274,11 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     async def _something(self) -> None:
         """Wait until anything has changed."""
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        await self._waiter
