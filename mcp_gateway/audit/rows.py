@@ -10,12 +10,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from mcp_gateway.audit.chain import Row
 from mcp_gateway.audit.redact import may_hold_secret, redacted, redacted_text
@@ -36,6 +36,11 @@ from mcp_gateway.domain import (
 )
 from mcp_gateway.jsonrpc import canonical
 
+if TYPE_CHECKING:
+    from dataclasses import dataclass as made_per_call
+else:
+    from mcp_gateway.domain import made_per_call
+
 NAME_LENGTH: Final = 1000
 ERROR_LENGTH: Final = 2000
 TEXT_LENGTH: Final = 2100
@@ -48,6 +53,7 @@ _INSTEAD_OF_ARGUMENTS: Final[Mapping[Verb, tuple[str, ...]]] = {
 }
 """What such requests are about, where it is no arguments."""
 
+_NOTHING_FOUND: Final[Sequence[Json]] = ()
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
 
@@ -99,7 +105,8 @@ class Entry:
         return self.request.request_id
 
 
-class Stored(NamedTuple):
+@made_per_call(frozen=True, slots=True)
+class Stored:
     """What is kept of one JSON value."""
 
     sha256: str
@@ -107,7 +114,7 @@ class Stored(NamedTuple):
     """Bytes of its canonical form."""
     text: str | None
     """Valid JSON, redacted and bounded; None where only the digest is kept."""
-    redactions: list[Json]
+    redactions: Sequence[Json]
     """What was taken out where; empty: `text`, if any, is the very text the digest was made of."""
 
 
@@ -117,9 +124,9 @@ def store(value: Any, contents: Contents) -> Stored:
     digest = hashlib.sha256(data).hexdigest()
     limit = contents.max_bytes
     if not limit:
-        return Stored(digest, len(data), None, [])
+        return Stored(digest, len(data), None, _NOTHING_FOUND)
     if len(data) <= limit and not may_hold_secret(data):
-        return Stored(digest, len(data), data.decode(), [])
+        return Stored(digest, len(data), data.decode(), _NOTHING_FOUND)
     clean, found = redacted(value, limit)
     text = canonical_bytes(clean) if found else data
     return Stored(digest, len(data), text.decode("utf-8", "replace"), found)
@@ -148,12 +155,14 @@ def timestamp(at: float) -> str:
     '1970-01-01T00:00:00.500Z'
     """
     second = int(at)
-    return f"{_second(second)}.{int((at - second) * 1000):03}Z"
+    known = _last_second[0]
+    if known[0] != second:  # rows come many to a second
+        known = _last_second[0] = (second, datetime.fromtimestamp(second, UTC).isoformat()[:19])
+    return f"{known[1]}.{int((at - second) * 1000):03}Z"
 
 
-@lru_cache(maxsize=8)
-def _second(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).isoformat()[:19]
+_last_second: Final = [(0, "1970-01-01T00:00:00")]
+"""The second of the last timestamp with its text, replaced as one: the writer's thread asks, too."""
 
 
 def decided_row(entry: Entry, contents: Contents) -> Row:
@@ -174,15 +183,15 @@ def decided_row(entry: Entry, contents: Contents) -> Row:
         decision.grant,
         decision.policy_version,
     )
-    own = _present(
-        request_id=request.request_id,
-        parent=request.parent,
-        session=request.session,
-        trace_id=_trace_id(request.params),
-        started=caller.started_id,
-    )
-    entry.shared = {**shared, **own}
-    row = {**entry.shared, **judgement, "at": timestamp(entry.at), "phase": "decided"}
+    own = {**shared, "request_id": request.request_id} if request.request_id else {**shared}
+    if request.parent or request.session:
+        own |= _present(parent=request.parent, session=request.session)
+    if trace_id := _trace_id(request.params):
+        own["trace_id"] = trace_id
+    if caller.started is not None:
+        own["started"] = caller.started.id
+    entry.shared = own
+    row = {**own, **judgement, "at": timestamp(entry.at), "phase": "decided"}
     if decision.approval:
         row["approval"] = decision.approval
     if decision.shadow:
