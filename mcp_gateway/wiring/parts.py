@@ -30,7 +30,7 @@ from mcp_gateway.catalog.pages import Cursors
 from mcp_gateway.catalog.pinbook import PinBook
 from mcp_gateway.config.lock import lock_path, read_lock
 from mcp_gateway.config.servers import Configuration, ServerConfig
-from mcp_gateway.config.settings import is_loopback
+from mcp_gateway.config.settings import Settings, is_loopback
 from mcp_gateway.config.upstream_auth import AuthKind
 from mcp_gateway.credentials.owners import Owner, owner_of
 from mcp_gateway.domain import Caller, Json, Kind, Listing, StartedTask, Strength, Target, UpstreamState
@@ -141,7 +141,6 @@ class Running:
     ) -> None:
         """`siblings`: the processes this gateway consists of; None: it is this one alone."""
         self.siblings = siblings
-        mark = "" if siblings is None else siblings.mark
         self.configuration = configuration
         """In force: its `settings` stay those the process was started with."""
         self.policy = policy
@@ -151,26 +150,46 @@ class Running:
         self.closers = Closers()
         self._load = load
         self._built: tuple[tuple[Listing, ...], Sequence[ServerConfig], Catalog] | None = None
-        self._schemas = Schemas()
-        self.judges = Judges(configuration.settings.allow_addresses)
-        self._content = self.judges.content(configuration.detectors)
-        limits = replace(upstream_limits(configuration.settings), prove=lambda *asked: self.broker.prove(*asked))
-        settings = configuration.settings
+        self._complaints: dict[str, str] = {}
+        self._refreshing: asyncio.TimerHandle | None = None
+        self._noting: set[asyncio.Task[None]] = set()
+        mark = "" if siblings is None else siblings.mark
+        master_key = random_key(configuration.settings.state / SEAL_KEY_FILE)
+        self._make_credentials(mark, master_key)
+        self._make_upstreams(configuration, siblings)
+        self._make_guards_and_stores(configuration.settings, master_key)
+        self.gateway = Gateway(
+            self._snapshot(),
+            audit,
+            utc_now,
+            transactions=self.transactions,
+            budgets=self.budgets,
+            keeper=self.keeper,
+        )
+        self._make_answers(mark, master_key)
+
+    def _make_credentials(self, mark: str, master_key: bytes) -> None:
+        """What upstreams get of credentials, and the pages where people consent to that."""
+        configuration, settings = self.configuration, self.configuration.settings
         self.broker = broker_of(configuration, self._pages_for, self._note_login)
-        self.broker.note = lambda upstream, agent, what: audit.note("login", upstream, agent=agent, reason=what)
+        self.broker.note = lambda upstream, agent, what: self.audit.note("login", upstream, agent=agent, reason=what)
         self.broker.apply(configuration.servers, settings.allow_addresses)
         self.broker.consents.mark = mark
         self.sign_in = sign_in_of(settings)
         if self.sign_in is not None:
             self.sign_in.mark = mark
-        visitor_seals = Seals(random_key(settings.state / SEAL_KEY_FILE), "visitor", VISIT_S) if self.sign_in else None
+        visitor_seals = Seals(master_key, "visitor", VISIT_S) if self.sign_in else None
         self.pages = ConnectPages(self.broker.consents, configuration.identity.url, self.sign_in, visitor_seals)
         self.pages_listener = ConnectListener(self.pages)
         self.pages_at: Callable[[], Awaitable[str]] = self.pages_listener.base_url
         """Where this process serves `pages`: behind its HTTP door, else on a port that is opened when first needed."""
+
+    def _make_upstreams(self, configuration: Configuration, siblings: Siblings | None) -> None:
+        """Connections to MCP servers, and what those list to each person."""
+        settings = configuration.settings
         self.pool = Pool(
             on_change=lambda _: self._refresh_soon(),
-            limits=limits,
+            limits=replace(upstream_limits(settings), prove=lambda *asked: self.broker.prove(*asked)),
             on_question=put_question,
             question_capabilities=LEGACY_CAPABILITIES,
             on_updated=self._note_updated,
@@ -190,37 +209,34 @@ class Running:
         self._own: OwnCatalogs | None = None
         self._apply_by_person(configuration.servers)
         self.lending = Lending(lambda: self.pool.lent, can_answer) if siblings and siblings.is_first else None
-        self.kept_things = KeptThings(settings.state, random_key(settings.state / SEAL_KEY_FILE), time.time)
+        lock_file = lock_path(configuration.path)
+        self.pins = PinBook(lock_file, settings.state, utc_text, read_lock(lock_file))
+
+    def _make_guards_and_stores(self, settings: Settings, master_key: bytes) -> None:
+        """What looks at calls, and what remembers of them what later ones are judged by."""
+        self._schemas = Schemas()
+        self.judges = Judges(settings.allow_addresses)
+        self._content = self.judges.content(self.configuration.detectors)
+        self.kept_things = KeptThings(settings.state, master_key, time.time)
         self.senders = Senders(settings, self.broker.credential_for, self.kept_things, self.broker.prove)
         self.budgets = Budgets(settings.state, utc_now)
         self.budgets.on_alert = self._note_budget
-        self._noting: set[asyncio.Task[None]] = set()
         self.transactions = Transactions(settings.state, utc_now, settings.approval_wait_s, self._note_asking)
-        lock_file = lock_path(configuration.path)
-        self.pins = PinBook(lock_file, configuration.settings.state, utc_text, read_lock(lock_file))
-        kept = settings.state / KEPT_FILE
-        self.keeper = Keeper(lambda: kept_store(configuration), time.time, kept.exists)
-        self.gateway = Gateway(
-            self._snapshot(),
-            audit,
-            utc_now,
-            transactions=self.transactions,
-            budgets=self.budgets,
-            keeper=self.keeper,
-        )
+        self.keeper = Keeper(lambda: kept_store(self.configuration), time.time, (settings.state / KEPT_FILE).exists)
+
+    def _make_answers(self, mark: str, master_key: bytes) -> None:
+        """What stands between the doors and the walk."""
+        settings = self.configuration.settings
         self.updates = Updates(self.gateway, new_request_id)
-        master_key = random_key(configuration.settings.state / SEAL_KEY_FILE)
         wire_tasks = WireTasks(Seals(master_key, "wire task", WIRE_TASK_TTL_S), time.time)
         self.task_news = TaskNews(self.gateway, wire_tasks, new_request_id)
         self.bulletin = Bulletin(self.gateway, SERVER_INFO, self.updates, self.task_news)
-        above = configuration.settings.search_above
         cursors = Cursors(hmac.digest(master_key, b"cursors", "sha256"))
+        above = settings.search_above
         self.answers = Answers(self.gateway, cursors, new_request_id, wire_tasks, self.updates, above)
+        self.used = UsedOnce(settings.state)
         seals = Seals(master_key, "request state", STATE_TTL_S)
-        self.used = UsedOnce(configuration.settings.state)
         self.rounds = Rounds(self.answers, ParkingLot(self.closers, mark=mark), seals, time.time, self.used.take)
-        self._complaints: dict[str, str] = {}
-        self._refreshing: asyncio.TimerHandle | None = None
 
     async def reload_config(self) -> str:
         """Read servers.toml again and apply it; tells what changed, or nothing.
