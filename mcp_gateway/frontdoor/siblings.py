@@ -40,6 +40,9 @@ class Siblings:
         self.mark = f"{number}-"
         """What the names of things begin with that only this process knows."""
         self.is_first = number == FIRST
+        self.ids_after = (number - FIRST) << 40
+        """What requests to upstreams are numbered from: a server that tells callers apart by progress tokens alone must
+        not find one of ours twice. Whole in every JSON reader (RFC 8259 section 6)."""
         self._number = number
         self._count = count
         self._pass_on = pass_on

@@ -62,6 +62,8 @@ class Limits:
     """How long an upstream under suspicion may take to answer a ping."""
     admits: Callable[[str, str], bool] | None = None
     """Whether an IP address may be connected to for the host of a URL. None: every one may."""
+    ids_after: int = 0
+    """Requests over HTTP are numbered from here, and their progress tokens: several processes may ask one server."""
     prove: Prove | None = None
     """Makes proofs for tokens that are bound to a key. None: there are none."""
 

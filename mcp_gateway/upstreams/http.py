@@ -137,7 +137,7 @@ class Http:
         self._same: dict[tuple[Any, ...], SameHeaders] = {}
         self._client = client
         self._exchanges: dict[int, Exchange] = {}
-        self._last_id = 0
+        self._last_id = limits.ids_after
         self._questions = 0
         self._farewells: set[anyio.CancelScope] = set()
         self._farewell_said = anyio.Event()

@@ -189,7 +189,11 @@ class Running:
         settings = configuration.settings
         self.pool = Pool(
             on_change=lambda _: self._refresh_soon(),
-            limits=replace(upstream_limits(settings), prove=lambda *asked: self.broker.prove(*asked)),
+            limits=replace(
+                upstream_limits(settings),
+                prove=lambda *asked: self.broker.prove(*asked),
+                ids_after=0 if siblings is None else siblings.ids_after,
+            ),
             on_question=put_question,
             question_capabilities=LEGACY_CAPABILITIES,
             on_updated=self._note_updated,

@@ -45,6 +45,7 @@ def test_a_request_belongs_to_whoever_has_what_it_names(request_: dict[str, Any]
 def test_what_only_one_process_knows_bears_its_number() -> None:
     siblings = Siblings(2, 3, lambda *_: None)
     assert (siblings.mark, siblings.is_first) == ("2-", False)
+    assert siblings.ids_after == 2**40
     assert [siblings.home_named(name) for name in ("3-x", "2-x", "x", "")] == [3, 0, 0, 0]
 
 

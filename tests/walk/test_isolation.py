@@ -23,7 +23,7 @@ from typing import Any, Final
 import pytest
 
 from fakes import nonce_server
-from fakes.gateway_process import GatewayProcess, serving
+from fakes.gateway_process import WORKERS, GatewayProcess, serving
 from fakes.quick_agent import QuickAgent
 from fakes.waiting import until
 from mcp_gateway.identity.keys import Keys
@@ -53,6 +53,12 @@ class Tally:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    with gateway_over_nonce_servers(tmp_path_factory, WORKERS) as running:
+        yield running
+
+
+@contextmanager
+def gateway_over_nonce_servers(factory: pytest.TempPathFactory, workers: int) -> Iterator[GatewayProcess]:
     names = "\n".join(f'[agents.{name}]\ntasks = ["count"]\ndefault_task = "count"' for name in agent_names())
     with nonce_servers() as ports:
         servers = f"""
@@ -64,7 +70,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
             command = {json.dumps([sys.executable, nonce_server.__file__, "stdio"])}
         """
         files = {"servers.toml": servers, "policies/agents.toml": names + POLICY}
-        with serving(tmp_path_factory.mktemp("isolation"), files) as running:
+        with serving(factory.mktemp("isolation"), files, workers=workers) as running:
             yield running
 
 
@@ -94,6 +100,12 @@ async def test_colliding_ids_tokens_and_cancellations_never_meet(gateway: Gatewa
 @pytest.mark.slow
 async def test_nothing_is_misrouted_in_a_hundred_thousand_calls(gateway: GatewayProcess) -> None:
     await check_isolation(gateway, SLOW_CALLS, "slow")
+
+
+@pytest.mark.slow
+async def test_nothing_meets_over_two_workers_either(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with gateway_over_nonce_servers(tmp_path_factory, 2) as gateway:
+        await check_isolation(gateway, QUICK_CALLS, "workers")
 
 
 async def check_isolation(gateway: GatewayProcess, calls: int, run: str) -> None:
