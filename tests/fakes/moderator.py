@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 WORD = "grumbleweed"
@@ -29,12 +30,7 @@ class Moderator:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        body = b""
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
+        body = await Request(scope, receive).body()
         self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
         self.bodies.append(body)
         self.seen.append(json.loads(body))

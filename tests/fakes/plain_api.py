@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 
 import anyio
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 OPENAPI = """
@@ -52,12 +53,7 @@ class PlainApi:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        body = b""
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
+        body = await Request(scope, receive).body()
         headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
         path = scope["raw_path"].decode()
         self.seen.append(Seen(scope["method"], path, scope["query_string"].decode(), headers, body))
