@@ -24,6 +24,7 @@ from mcp_gateway.audit.kept import Keeper, Record
 from mcp_gateway.audit.log import AuditLog
 from mcp_gateway.catalog.catalog import Catalog
 from mcp_gateway.catalog.rewrite import upstream_params
+from mcp_gateway.catalog.written import Written
 from mcp_gateway.domain import (
     Answering,
     Assignment,
@@ -135,6 +136,8 @@ class Snapshot:
     """None: what exists is the same for everybody."""
     lists: dict[tuple[str | None, Kind], tuple[Target, ...]] = field(default_factory=dict)
     """What everybody on a task sees, for tasks without conditions: filled by whoever asks first, never edited."""
+    written: Written = field(default_factory=Written)
+    """Lists as JSON."""
     senders: Mapping[Kind, Sender] = field(default_factory=dict)
     """By which way calls leave that go to no MCP server."""
     answering: Mapping[str, Answering] = field(default_factory=dict)
@@ -151,11 +154,25 @@ class Snapshot:
 class Page:
     """Part of a list: what this caller may see from `start` on."""
 
-    targets: tuple[Target, ...]
-    following: int | None
-    """Where the next page starts; None: this was the last."""
-    of: int = 0
-    """How many there are on all pages."""
+    visible: tuple[Target, ...]
+    """What there is on all pages."""
+    start: int
+    end: int
+    _written: Written
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What is on this one."""
+        return self.visible[self.start : self.end]
+
+    @property
+    def following(self) -> int | None:
+        """Where the next page starts; None: this was the last."""
+        return self.end if self.end < len(self.visible) else None
+
+    def json(self) -> bytes:
+        """The definitions on it, as a JSON array."""
+        return self._written.page(self.visible, self.start, self.end)
 
 
 class Gateway:
@@ -318,12 +335,12 @@ class Gateway:
     async def list(self, caller: Caller, request: Request, start: int = 0) -> Page:
         """What of one kind this caller may see, from `start` on, written down as one entry."""
         await self._prepared(caller)
-        targets = self.visible(caller, request.kind, request.era, request.transport)
-        end = start + self._page_size
-        decision = Decision(Effect.ALLOWED, Reason.LIST, policy_version=self._snapshot.policy.version)
-        outcome = Outcome(OutcomeStatus.OK, {"listed": len(targets[start:end]), "visible": len(targets)})
+        now, visible = self._snapshot, self.visible(caller, request.kind, request.era, request.transport)
+        page = Page(visible, start, start + self._page_size, now.written)
+        decision = Decision(Effect.ALLOWED, Reason.LIST, policy_version=now.policy.version)
+        outcome = Outcome(OutcomeStatus.OK, {"listed": len(page.targets), "visible": len(visible)})
         await self._audit.record(caller, request, None, decision, outcome)
-        return Page(targets[start:end], end if end < len(targets) else None, len(targets))
+        return page
 
     async def search(self, caller: Caller, request: Request, choose: Choose) -> Sequence[Target]:
         """What `choose` picks of the tools this caller may see, written down as one entry like a list."""
@@ -355,6 +372,7 @@ class Gateway:
         if found is None:
             request = Request("", Verb.LIST, "", kind, "", {}, era, transport)
             found = tuple(t for t in catalog.targets(kind) if decide(now.policy, caller, request, t, at).visible)
+            found = now.written.known(found)
             if is_shared:
                 now.lists[caller.task, kind] = found
         return found

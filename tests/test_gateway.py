@@ -311,8 +311,27 @@ async def test_a_list_that_depends_on_nothing_but_the_task_is_made_once(tmp_path
 
 
 async def test_a_list_that_may_depend_on_who_asks_is_made_for_each(made: Front) -> None:
-    assert made.gateway.visible(made.caller(), Kind.TOOL) is not made.gateway.visible(made.caller(), Kind.TOOL)
+    made.offer("hers", policy=f"{POLICY}\n[[tasks.work.grant]]\ntools = ['u/hers']\nwhen = 'person == \"ann\"'\n")
+    hers = made.gateway.visible(replace(made.caller(), person="ann"), Kind.TOOL)
+    his = made.gateway.visible(replace(made.caller(), person="bob"), Kind.TOOL)
+    assert {target.name for target in hers} - {target.name for target in his} == {"hers"}
     assert not made.gateway.snapshot.lists
+
+
+async def test_the_bytes_of_a_page_are_made_once_for_all_who_see_the_same(made: Front) -> None:
+    pages = [
+        await made.gateway.list(replace(made.caller(), person=person), listing_of(), start)
+        for person in ("ann", "bob")
+        for start in (0, 2)
+    ]
+    first, from_the_third, again, from_the_third_again = (page.json() for page in pages)
+    assert again is first
+    assert from_the_third_again is from_the_third
+    assert first != from_the_third
+    made.offer()
+    page = await made.gateway.list(made.caller(), listing_of())
+    assert page.json() == first
+    assert page.json() is not first
 
 
 async def test_peeking_shows_what_lists_show_and_leaves_no_trace(made: Front) -> None:

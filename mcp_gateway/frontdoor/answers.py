@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
+from orjson import Fragment
+
 from mcp_gateway import __version__
 from mcp_gateway.catalog.pages import Cursors
 from mcp_gateway.domain import (
@@ -246,9 +248,10 @@ class Answers:
             await self.note_misuse(caller, asked)
             raise
         page = await self._gateway.list(caller, self._request(asked, Verb.LIST, kind, ""), start)
-        if kind is Kind.TOOL and self._discovery is not None and self._discovery.stands_for(page.of):
+        if kind is Kind.TOOL and self._discovery is not None and self._discovery.stands_for(len(page.visible)):
             return {member: list(TOOLS), "ttlMs": 0, "cacheScope": "private"}
-        result: Json = {member: [target.definition for target in page.targets]}
+        # Written before, as a rule: whoever looks into an answer of ours finds no list there, but its bytes.
+        result: Json = {member: Fragment(page.json())}
         if page.following is not None:
             result["nextCursor"] = self._cursors.seal(page.following, scope)
         # caching.mdx: a list filtered by who asks is nobody else's.

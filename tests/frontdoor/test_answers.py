@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import orjson
 import pytest
 
 from fakes.front import Front, parts
@@ -32,7 +33,9 @@ async def ask(
     made: Front, method: str, params: Any = None, era: Era = Era.MODERN, agent: str = "alice", task: str = "work"
 ) -> Json:
     asked = Asked(method, params or {}, era, "v", Transport.HTTP)
-    return await made.answers.answer(made.caller(agent, task), asked, RecordingReply())
+    answer = await made.answers.answer(made.caller(agent, task), asked, RecordingReply())
+    told: Json = orjson.loads(orjson.dumps(answer))  # as it leaves
+    return told
 
 
 def names(answer: Json, member: str = "tools") -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from fakes.authorization import World, log_in, world
@@ -53,7 +54,9 @@ async def person_logs_in(parts: Running, person: str) -> None:
 
 async def listed(parts: Running, person: str, kind: Kind = Kind.TOOL) -> set[str]:
     request = Request(new_request_id(), Verb.LIST, f"{kind}s/list", kind, "", {})
-    return {target.name for target in (await parts.gateway.list(caller(person), request)).targets}
+    page = await parts.gateway.list(caller(person), request)
+    assert orjson.loads(page.json()) == [target.definition for target in page.targets]
+    return {target.name for target in page.targets}
 
 
 async def lists_now(parts: Running, person: str, names: set[str]) -> None:
