@@ -24,7 +24,7 @@ from mcp_gateway.audit.kept import Keeper, Record
 from mcp_gateway.audit.log import AuditLog
 from mcp_gateway.catalog.catalog import Catalog
 from mcp_gateway.catalog.rewrite import upstream_params
-from mcp_gateway.catalog.written import Written
+from mcp_gateway.catalog.seen import Seen
 from mcp_gateway.domain import (
     Answering,
     Assignment,
@@ -69,7 +69,7 @@ from mcp_gateway.guards.order import Guards
 from mcp_gateway.guards.transactions import Held, Transactions
 from mcp_gateway.policy.budgets import CURRENCY
 from mcp_gateway.policy.compile import Policy
-from mcp_gateway.policy.decide import decide, sees_what_its_task_sees
+from mcp_gateway.policy.decide import decide, seen_alike
 from mcp_gateway.policy.inspections import inspections
 from mcp_gateway.policy.keeping import keeping
 from mcp_gateway.storage.transactions import Spending
@@ -134,10 +134,8 @@ class Snapshot:
     """See `domain.Broker`; None: no credential is better than the one there is."""
     own: Own | None = None
     """None: what exists is the same for everybody."""
-    lists: dict[tuple[str | None, Kind], tuple[Target, ...]] = field(default_factory=dict)
-    """What everybody on a task sees, for tasks without conditions: filled by whoever asks first, never edited."""
-    written: Written = field(default_factory=Written)
-    """Lists as JSON."""
+    seen: Seen = field(default_factory=Seen)
+    """What callers see of it: filled by whoever asks first."""
     senders: Mapping[Kind, Sender] = field(default_factory=dict)
     """By which way calls leave that go to no MCP server."""
     answering: Mapping[str, Answering] = field(default_factory=dict)
@@ -158,7 +156,7 @@ class Page:
     """What there is on all pages."""
     start: int
     end: int
-    _written: Written
+    _seen: Seen
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -172,7 +170,7 @@ class Page:
 
     def json(self) -> bytes:
         """The definitions on it, as a JSON array."""
-        return self._written.page(self.visible, self.start, self.end)
+        return self._seen.page(self.visible, self.start, self.end)
 
 
 class Gateway:
@@ -336,7 +334,7 @@ class Gateway:
         """What of one kind this caller may see, from `start` on, written down as one entry."""
         await self._prepared(caller)
         now, visible = self._snapshot, self.visible(caller, request.kind, request.era, request.transport)
-        page = Page(visible, start, start + self._page_size, now.written)
+        page = Page(visible, start, start + self._page_size, now.seen)
         decision = Decision(Effect.ALLOWED, Reason.LIST, policy_version=now.policy.version)
         outcome = Outcome(OutcomeStatus.OK, {"listed": len(page.targets), "visible": len(visible)})
         await self._audit.record(caller, request, None, decision, outcome)
@@ -367,14 +365,14 @@ class Gateway:
         """Everything of one kind that some call of this caller, come this way, could be allowed; in catalog order."""
         now, at = self._snapshot, self._clock()
         catalog = now.catalog_for(caller)
-        is_shared = catalog is now.catalog and sees_what_its_task_sees(now.policy, caller, at)
-        found = now.lists.get((caller.task, kind)) if is_shared else None
+        request = Request("", Verb.LIST, "", kind, "", {}, era, transport)
+        alike = seen_alike(now.policy, caller, request, at) if catalog is now.catalog else None
+        found = None if alike is None else now.seen.by(alike)
         if found is None:
-            request = Request("", Verb.LIST, "", kind, "", {}, era, transport)
-            found = tuple(t for t in catalog.targets(kind) if decide(now.policy, caller, request, t, at).visible)
-            found = now.written.known(found)
-            if is_shared:
-                now.lists[caller.task, kind] = found
+            visible = tuple(t for t in catalog.targets(kind) if decide(now.policy, caller, request, t, at).visible)
+            found = now.seen.known(visible)
+            if alike is not None:
+                now.seen.keep(alike, found)
         return found
 
     def peek(self, caller: Caller, kind: Kind, name: str) -> Target | None:

@@ -60,6 +60,16 @@ class Candidates:
     """Whether a call can have more to meet than conditions, its tags aside."""
 
 
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What the lines of a task look at, besides the target and its arguments."""
+
+    names: Mapping[str, frozenset[str] | None]
+    """Each name that a condition refers to, with the fields; None: all of it."""
+    at_scopes: bool
+    """Whether one asks for scopes of the caller's token."""
+
+
 class LineIndex:
     """The lines of one task by what they can speak of: a lookup among thousands tries only a few of them."""
 
@@ -116,11 +126,7 @@ class Policy:
         self._matches = tuple(
             (agent.name, agent.match) for agent in sorted(document.agents.values(), key=_name) if agent.match
         )
-        self._unconditional = frozenset(
-            task.name
-            for task in document.tasks.values()
-            if not any(line.condition or line.scopes or line.demands for line in (*task.grants, *task.denies))
-        )
+        self._looks: dict[str, Looks] = {}
         self.budgets = document.budgets
         self._budgets_of: dict[tuple[Kind, str, str], tuple[BudgetRule, ...]] = {}
         self._refusals = {reason: Decision(Effect.DENIED, reason, policy_version=self.version) for reason in Reason}
@@ -136,9 +142,12 @@ class Policy:
         """The denial for `reason` that no line decided."""
         return self._refusals[reason]
 
-    def is_unconditional(self, task: str) -> bool:
-        """Whether what `task` lets anybody see depends on the targets alone: no condition, scope, demand or flow."""
-        return task in self._unconditional and not self.has_terms
+    def looks_at(self, task: str) -> Looks:
+        """What a list on `task`, which must be one of `tasks`, hangs on besides the targets."""
+        found = self._looks.get(task)
+        if found is None:
+            found = self._looks[task] = _looks((*self.tasks[task].grants, *self.tasks[task].denies))
+        return found
 
     def flows(self, task: str) -> tuple[FlowRule, ...]:
         """What reading rules out on `task`, which must be one of `tasks`."""
@@ -252,6 +261,15 @@ def _preference(candidate: Candidate) -> tuple[bool, bool, Place]:
 
 def _first_calls(task: Task) -> tuple[FirstCall, ...]:
     return tuple(grant.demands.after for grant in task.grants if grant.demands and grant.demands.after)
+
+
+def _looks(lines: Sequence[Grant]) -> Looks:
+    names: dict[str, frozenset[str] | None] = {}
+    for reads in [line.condition.reads for line in lines if line.condition is not None]:
+        for name in reads.keys() - {"tool", "args"}:
+            known, fields = names.get(name, frozenset()), reads[name]
+            names[name] = None if known is None or fields is None else known | fields
+    return Looks(MappingProxyType(names), any(line.scopes for line in lines))
 
 
 def _version(sources: Mapping[str, str]) -> str:

@@ -113,7 +113,9 @@ class _Program:
         return True
 
     def _execute(self, scope: Scope) -> Any:
-        variables = {root: _read(scope, root, fields) for root, fields in self.reads}
+        variables = {
+            root: read(scope.args if root == "args" else scope.values[root], fields) for root, fields in self.reads
+        }
         if self.loops and self._cost(variables) > MAX_COST:
             raise OverflowError("too many elements to evaluate it in bounded time")
         return self.compiled.execute(variables)
@@ -360,11 +362,11 @@ _AND: Final = tuple(
 _OR: Final = tuple(tuple(_NOT[_AND[_NOT[left]][_NOT[right]]] for right in _SETS) for left in _SETS)
 
 
-def _read(scope: Scope, root: str, fields: frozenset[str] | None) -> Any:
-    source = scope.args if root == "args" else scope.values[root]
-    if fields is not None and isinstance(source, Mapping):
-        return {name: plain(source[name]) for name in fields if name in source}
-    return plain(source)
+def read(value: Any, fields: frozenset[str] | None) -> Any:
+    """What a condition is handed of one name if it reads these fields of it; None: all."""
+    if fields is not None and isinstance(value, Mapping):
+        return {name: plain(value[name]) for name in fields if name in value}
+    return plain(value)
 
 
 def plain(value: Any) -> Any:

@@ -14,7 +14,8 @@ is denied for all arguments. Pure: time is an argument, nothing is read or writt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -34,7 +35,7 @@ from mcp_gateway.domain import (
 )
 from mcp_gateway.policy import terms
 from mcp_gateway.policy.compile import Candidate, Candidates, Policy
-from mcp_gateway.policy.conditions import ERROR, FALSE, TRUE, Scope, Values
+from mcp_gateway.policy.conditions import ERROR, FALSE, TRUE, Scope, Values, read
 from mcp_gateway.policy.patterns import Match
 
 _METHOD_OF_USE: Final = {
@@ -78,10 +79,25 @@ def decide(policy: Policy, caller: Caller, request: Request, target: Target | No
     return _with_terms(policy, decision, candidates, caller, request, target, scope)
 
 
-def sees_what_its_task_sees(policy: Policy, caller: Caller, now: datetime) -> bool:
-    """Whether all there is to know about what a caller may see is its task: then one list serves everybody on it."""
-    is_plain = caller.started is None and caller.person is None and not caller.claims
-    return is_plain and refusal(policy, caller, now) is None and policy.is_unconditional(caller.task or "")
+def seen_alike(policy: Policy, caller: Caller, request: Request, now: datetime) -> Hashable | None:
+    """All that a list hangs on besides the targets there are: callers for whom it is equal see the same of a kind.
+
+    None: on more than can be told, as the time.
+    """
+    refused = refusal(policy, caller, now)
+    if refused is not None:
+        return refused
+    task = caller.task or ""
+    looks = policy.looks_at(task)
+    if "now" in looks.names:
+        return None
+    # Conditions are handed what they name and nothing else, so that they cannot come out otherwise for the same.
+    values = _asking(caller, request, _METHOD_OF_USE[request.kind], now)
+    try:
+        seen = repr([(name, read(values[name], fields)) for name, fields in looks.names.items()])
+    except RecursionError:
+        return None
+    return task, request.kind, caller.scopes if looks.at_scopes else None, hashlib.sha256(seen.encode()).digest()
 
 
 def _beside(
@@ -170,21 +186,26 @@ def scope_of(caller: Caller, request: Request, target: Target, now: datetime) ->
     # A list asks what calls could do: were its own method seen, a condition could tell lists and calls apart. Likewise
     # a subscription: whoever may not read a resource is not told of it, and whoever may could look all the time.
     method = _METHOD_OF_USE[target.kind] if request.verb in _JUDGED_AS_USE else request.method
-    values = {
+    values = _asking(caller, request, method, now)
+    values["tool"] = {
+        "name": target.name,
+        "annotations": annotations if isinstance(annotations, Mapping) else NOTHING,
+        "upstream": target.upstream,
+        "tags": target.tags,
+    }
+    return Scope(values, _arguments(request, target), caller.scopes)
+
+
+def _asking(caller: Caller, request: Request, method: str, now: datetime) -> dict[str, Any]:
+    """What conditions see of whoever asks, and when; all but the target and its arguments."""
+    return {
         "agent": {"name": caller.agent},
         "person": caller.person,
         "task": {"name": caller.task} if caller.started is None else _context(caller.started),
         "claims": caller.claims,
-        "tool": {
-            "name": target.name,
-            "annotations": annotations if isinstance(annotations, Mapping) else NOTHING,
-            "upstream": target.upstream,
-            "tags": target.tags,
-        },
         "request": {"era": str(request.era), "transport": str(request.transport), "method": method},
         "now": now,
     }
-    return Scope(values, _arguments(request, target), caller.scopes)
 
 
 def _context(started: StartedTask) -> Mapping[str, Any]:

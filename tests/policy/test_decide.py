@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from asking import NOON, call, caller, listing, policy_of, request, target
 
-from mcp_gateway.domain import Caller, Effect, Kind, Reason, Verb
+from mcp_gateway.domain import Caller, Effect, Kind, Reason, Transport, Verb
 from mcp_gateway.policy.compile import compile_policy
-from mcp_gateway.policy.decide import decide
+from mcp_gateway.policy.decide import decide, seen_alike
 from mcp_gateway.policy.document import from_sources
 
 REFUND = "[[tasks.work.grant]]\ntools = ['billing/refund']\nwhen = 'args.amount <= claims.limit'\n"
@@ -243,3 +245,39 @@ def test_an_agent_of_a_file_in_shadow_is_a_stranger_and_gets_nothing() -> None:
     )
     decision = call(policy, "a/b")
     assert (decision.reason, decision.shadow) == ("unknown_agent", "allowed")
+
+
+@pytest.mark.parametrize(
+    ("line", "told_apart"),
+    [
+        ("", ""),
+        ("when = 'args.amount < 100 && tool.name != \"x\"'", ""),
+        ("when = 'agent.name == \"bot\"'", "agent"),
+        ("when = 'person == \"ann\"'", "person"),
+        ("when = 'claims.team == \"ops\"'", "team"),
+        ("when = 'request.transport == \"stdio\"'", "transport"),
+        ("scopes = ['read']", "scope"),
+    ],
+)
+def test_lists_are_told_apart_by_what_the_lines_of_the_task_look_at(line: str, told_apart: str) -> None:
+    grant = f"[[tasks.work.grant]]\ntools = ['crm/*']\n{line}\n"
+    policy = policy_of(f"{grant}[agents.other]\ntasks = ['work']\n")
+    plain = request(Verb.LIST)
+    others = {
+        "agent": (caller("other", team="dev", scope="none"), plain),
+        "person": (caller(person="ann", team="dev", scope="none"), plain),
+        "team": (caller(team="ops", scope="none"), plain),
+        "scope": (caller(team="dev", scope="read"), plain),
+        "unheard of": (caller(team="dev", scope="none", sub="x"), plain),
+        "transport": (caller(team="dev", scope="none"), replace(plain, transport=Transport.STDIO)),
+    }
+    mine = seen_alike(policy, caller(team="dev", scope="none"), plain, NOON)
+    told = {name for name, (who, asked) in others.items() if seen_alike(policy, who, asked, NOON) != mine}
+    assert mine is not None
+    assert told == ({told_apart} if told_apart else set())
+
+
+def test_a_list_that_hangs_on_the_time_is_nobody_elses() -> None:
+    line = "when = 'now > timestamp(\"2026-01-01T00:00:00Z\")'"
+    policy = policy_of(f"[[tasks.work.grant]]\ntools = ['crm/*']\n{line}\n")
+    assert seen_alike(policy, caller(), request(Verb.LIST), NOON) is None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,9 +14,9 @@ from asking import NOON, caller, request, target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_gateway.domain import Decision, Verb
+from mcp_gateway.domain import Caller, Decision, Era, Kind, Request, StartedTask, Transport, Verb
 from mcp_gateway.policy.compile import Policy, compile_policy
-from mcp_gateway.policy.decide import decide
+from mcp_gateway.policy.decide import decide, seen_alike
 from mcp_gateway.policy.document import from_sources
 
 pytestmark = pytest.mark.slow  # many random policies
@@ -124,6 +127,75 @@ def test_what_is_listed_is_exactly_what_some_call_can_have(blocks: list[str]) ->
     policy = compiled(blocks)
     for key in TARGETS:
         assert ask(policy, key, None).visible == any(ask(policy, key, args).allowed for args in EVERY_MIX)
+
+
+WHO_ASKS = [
+    *FIXED, "person == 'ann'", "person == null", "task.c == 1", "has(task.c)", "claims.yes == true",
+    "claims.number > 0.5", "request.era == 'legacy'", "request.transport == 'stdio'", "request.method == 'tools/call'",
+    "tool.name == 'get'", "args.a > 0", "args.a > claims.number", "'x' in tool.tags",
+    "now > timestamp('2026-03-02T12:00:00Z')",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Who asks for a list, and when."""
+
+    agent: str = "bot"
+    person: str | None = None
+    claims: str = "{}"
+    context: str = "null"
+    era: Era = Era.MODERN
+    transport: Transport = Transport.HTTP
+    later_s: int = 0
+
+    def asked(self) -> tuple[Caller, Request, datetime]:
+        context = json.loads(self.context)
+        ends = NOON + timedelta(seconds=1)
+        started = None if context is None else StartedTask("t", self.agent, "work", ends, context)
+        who = Caller(self.agent, "work", self.person, claims=json.loads(self.claims), started=started)
+        request = Request("r", Verb.LIST, "tools/list", Kind.TOOL, "", {}, self.era, self.transport)
+        return who, request, NOON + timedelta(seconds=self.later_s)
+
+
+DIFFERING: dict[str, list[Any]] = {
+    "agent": ["bot", "other", "nobody"],
+    "person": [None, "ann", "bob"],
+    "claims": [
+        "{}", json.dumps(CLAIMS), '{"yes": 1}', '{"yes": false, "number": 0}', '{"scope": "read"}',
+        '{"scope": "read write", "yes": true}',
+    ],
+    "context": ["null", "{}", '{"c": 1}', '{"c": 2}'],
+    "era": list(Era),
+    "transport": list(Transport),
+    "later_s": [0, 1, 2],
+}  # fmt: skip
+
+
+@st.composite
+def lines_about_who_asks(draw: st.DrawFn, what: str) -> str:
+    tools = draw(st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=2))
+    parts = draw(st.lists(st.sampled_from(WHO_ASKS), max_size=2))
+    condition = f"when = '''{draw(st.sampled_from([' && ', ' || '])).join(parts)}'''\n" if parts else ""
+    scopes = draw(st.sampled_from(["", "scopes = ['read']\n", "scopes = ['read', 'write']\n"]))
+    return f"[[tasks.work.{what}]]\ntools = {tools!r}\n{condition}{scopes if what == 'grant' else ''}"
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(lines_about_who_asks("grant"), min_size=1, max_size=3),
+    st.lists(lines_about_who_asks("deny"), max_size=1),
+    st.builds(Asking, **{name: st.sampled_from(values) for name, values in DIFFERING.items()}),
+)
+def test_those_who_are_told_to_see_the_same_do(some: list[str], others: list[str], one: Asking) -> None:
+    context = "context = ['c']\n" if any("task.c" in line for line in (*some, *others)) else ""
+    policy = compiled([context, *some, *others, "[agents.other]\ntasks = ['work']\n"])
+    seen: dict[Any, list[bool]] = {}
+    for asking in [replace(one, **{name: value}) for name, values in DIFFERING.items() for value in values]:
+        who, asked, at = asking.asked()
+        alike = seen_alike(policy, who, asked, at)
+        visible = [decide(policy, who, asked, target(key, tags=("x",)), at).visible for key in TARGETS]
+        assert alike is None or seen.setdefault(alike, visible) == visible
 
 
 @given(grants)

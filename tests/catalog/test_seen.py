@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fakes.front import Front, parts, snapshot
 from fakes.replies import RecordingReply
-from mcp_gateway.catalog.written import Written
+from mcp_gateway.catalog.seen import Seen
 from mcp_gateway.domain import Caller, Era, Json, Kind, Listing, Target, Transport
 from mcp_gateway.frontdoor.protocol import Asked
 
@@ -26,7 +26,13 @@ METHODS = {
 PAGE = 3
 TOOLS = ["echo", "second", "hang", "careful", "secret", "get_a", "get_b", "put_a"]
 PATTERNS = [*(f"u/{name}" for name in TOOLS), "u/get_*", "u/*", "prompt:u/*", "resource:u/note:///*", "resource:u/**"]
-CONDITIONS = ["", "when = 'person == \"ann\"'", "when = 'args.x == 1'", "when = 'request.era == \"legacy\"'"]
+CONDITIONS = [
+    "",
+    "when = 'agent.name != \"bob\"'",
+    "when = 'person == \"ann\"'",
+    "when = 'args.x == 1'",
+    "when = 'request.era == \"legacy\"'",
+]
 
 
 def target(name: str, description: str = "") -> Target:
@@ -45,36 +51,47 @@ ASKED = st.tuples(st.sets(st.integers(0, 5)), st.integers(0, 5), st.integers(1, 
 def test_pages_are_what_they_would_be_if_nothing_were_kept(
     asked: list[tuple[set[int], int, int]], lists: int, pages: int, most: int
 ) -> None:
-    written = Written(lists, pages, most)
+    seen = Seen(0, lists, pages, most)
     for chosen, start, size in asked:
-        targets = written.known(tuple(POOL[n] for n in sorted(chosen)))
+        targets = seen.known(tuple(POOL[n] for n in sorted(chosen)))
         assert targets == tuple(POOL[n] for n in sorted(chosen))
-        assert written.page(targets, start, start + size) == as_written(targets[start : start + size])
-        assert len(written._lists) <= lists
-        assert len(written._pages) <= pages
-        assert sum(len(page) for _, page in written._pages.values()) == written._bytes <= most
+        assert seen.page(targets, start, start + size) == as_written(targets[start : start + size])
+        assert len(seen._lists) <= lists
+        assert len(seen._pages) <= pages
+        assert sum(len(page) for _, page in seen._pages.values()) == seen._bytes <= most
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.sets(st.integers(0, 5))), max_size=40), st.integers(0, 500))
+def test_of_the_lists_that_are_kept_none_is_found_for_another_key(kept: list[tuple[int, set[int]]], most: int) -> None:
+    seen, expected = Seen(most), dict[int, tuple[Target, ...]]()
+    for key, chosen in kept:
+        if seen.by(key) is None:
+            expected[key] = tuple(POOL[n] for n in chosen)
+            seen.keep(key, expected[key])
+        assert seen._targets == sum(len(targets) + 64 for targets in seen._by.values()) <= most
+        assert all(seen.by(each) in (None, targets) for each, targets in expected.items())
 
 
 def test_who_sees_the_very_same_targets_gets_the_very_same_bytes() -> None:
-    written = Written()
-    one, other = written.known(tuple(iter(POOL))), written.known(tuple(iter(POOL)))
+    seen = Seen()
+    one, other = seen.known(tuple(iter(POOL))), seen.known(tuple(iter(POOL)))
     assert one is other
-    assert written.page(one, 0, 4) is written.page(other, 0, 4)
+    assert seen.page(one, 0, 4) is seen.page(other, 0, 4)
 
 
 def test_targets_that_are_only_equal_share_nothing() -> None:
-    written = Written()
-    mine, theirs = (written.known((target("same"),)) for _ in range(2))
+    seen = Seen()
+    mine, theirs = (seen.known((target("same"),)) for _ in range(2))
     assert mine == theirs
     assert mine is not theirs
-    assert written.page(mine, 0, 1) is not written.page(theirs, 0, 1)
+    assert seen.page(mine, 0, 1) is not seen.page(theirs, 0, 1)
 
 
 def test_lists_that_come_and_go_are_never_taken_for_one_another() -> None:
-    written = Written(max_lists=2, max_pages=2)
+    seen = Seen(max_lists=2, max_pages=2)
     for n in range(500):  # each where the last ones were in memory
-        targets = written.known((target(f"t{n}"),))
-        assert written.page(targets, 0, 10) == as_written(targets)
+        targets = seen.known((target(f"t{n}"),))
+        assert seen.page(targets, 0, 10) == as_written(targets)
 
 
 def random_policy(dice: random.Random) -> str:
