@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
-import typer
-
-from mcp_gateway.cli.output import Commands
-from mcp_gateway.cli.stdio import stdio
+from mcp_gateway.cli.ahead import BACKGROUND, begun_ahead
 
 NAME = "mcp-gateway"
 
 
 def main() -> None:
     """What `mcp-gateway` and `python -m mcp_gateway` run."""
-    if sys.argv[1:2] == ["stdio"]:
-        _only_stdio()(prog_name=NAME)
+    words = sys.argv[1:]
+    if words[:1] == ["stdio"]:
+        ahead = begun_ahead(words, os.environ)  # before this process loads anything else
+        import_module("mcp_gateway.cli.stdio").app()(prog_name=NAME, obj=ahead)
+    elif tuple(words[: len(BACKGROUND)]) == BACKGROUND:
+        import_module("mcp_gateway.cli.background").main()
     else:
         import_module("mcp_gateway.cli.main").app(prog_name=NAME)
-
-
-def _only_stdio() -> typer.Typer:
-    app = typer.Typer(name=NAME, cls=Commands, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-    app.callback()(lambda: None)  # else typer takes a lone command for the whole program
-    app.command("stdio")(stdio)
-    return app

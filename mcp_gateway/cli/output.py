@@ -87,8 +87,13 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except* GatewayError as errors:
-            code = max(report(error) for error in _leaves(errors))
+            code = report_all(errors)
         raise typer.Exit(code)
+
+
+def report_all(errors: BaseExceptionGroup[GatewayError]) -> int:
+    """Print each of them; returns the exit code of the worst."""
+    return max(report(error) for error in _leaves(errors))
 
 
 def report(error: GatewayError) -> int:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
 import socket
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
@@ -21,28 +19,18 @@ from anyio.abc import TaskGroup
 from starlette.types import ASGIApp
 
 from mcp_gateway import __version__
+from mcp_gateway.cli.ahead import RUNNING_LOCK
+from mcp_gateway.cli.background import attachable, serve_attached
 from mcp_gateway.cli.introduce import Introduction, agents, how_to_connect, upstreams, url_of
 from mcp_gateway.cli.loop import run_loop
 from mcp_gateway.cli.output import DEFAULT_CONFIG, EXIT_UNUSABLE, AsJson, ConfigPath, LogLevel, out, print_json, warn
 from mcp_gateway.cli.program import program_words
-from mcp_gateway.cli.shared import (
-    RECORD_FILE,
-    RUNNING_LOCK,
-    Record,
-    listening,
-    locked,
-    token_of,
-    unlisten,
-    write_record,
-)
+from mcp_gateway.cli.shared import locked
 from mcp_gateway.cli.worker import AtWork, Worker
 from mcp_gateway.cli.workers import MAX_WORKERS, Crew
 from mcp_gateway.config.servers import Configuration, load
 from mcp_gateway.config.settings import Settings, address
-from mcp_gateway.domain import Json
-from mcp_gateway.frontdoor.attach import AttachDoor, Opened
 from mcp_gateway.frontdoor.exchange import Closers
-from mcp_gateway.frontdoor.hello import Hello
 from mcp_gateway.frontdoor.housekeeping import keep_house
 from mcp_gateway.frontdoor.http_server import listening_socket, serve_http, spare_the_collector
 from mcp_gateway.identity.keys import Keys
@@ -54,19 +42,13 @@ from mcp_gateway.wiring import (
     check_shareable,
     keys_of,
     running,
-    started_now,
-    started_task_of,
     started_tasks_of,
     trusting,
-    until_over,
     utc_now,
 )
 
 SETTLE_S: Final = 10.0
 """How long the start-up summary waits for upstreams; agents are served meanwhile."""
-
-FIRST_AGENT_S: Final = 30.0
-"""How long a gateway that was started for an agent waits for it."""
 
 FOREVER: Final = "forever"
 
@@ -77,9 +59,6 @@ _log: Final = logging.getLogger(__name__)
 class How:
     """In which way to serve."""
 
-    over_http: bool = True
-    linger_s: float | None = None
-    """Stop when nobody has been attached for so long; None: never."""
     as_json: bool = False
     worker: Worker | None = None
     """Which of several processes this is; None: the only one."""
@@ -114,26 +93,29 @@ def serve(
     at = address(listen) if listen else None
     if listen and at is None:
         raise typer.BadParameter(f"{listen!r} is not an address and a port, such as 127.0.0.1:8765 or [::1]:8765")
-    how = How(not no_http, _seconds(linger), as_json, Worker.of(as_worker) if as_worker else None)
+    how, linger_s = How(as_json, Worker.of(as_worker) if as_worker else None), _seconds(linger)
     setup_logging(log_level)
     path = Path(config)
 
     def load_again() -> Configuration:
         return load(path, os.environ, at)
 
+    if no_http and workers == 1:
+        run_loop(lambda: serve_attached(load_again, linger_s))
+        return
     if workers == 1:
         run_loop(lambda: _serve(load_again, how))
         return
-    _check_workers(how)
+    _check_workers(no_http=no_http, linger_s=linger_s)
     said = ["--config", config, "--listen", listen, "--log-level", log_level, *(["--json"] if as_json else [])]
     run_loop(lambda: _supervise(load_again, [*program_words(), "serve", *said], workers))
 
 
-def _check_workers(how: How) -> None:
+def _check_workers(*, no_http: bool, linger_s: float | None) -> None:
     """Refuse what several processes cannot do."""
-    if not how.over_http:
+    if no_http:
         raise typer.BadParameter("--workers share a port, and --no-http opens none")
-    if how.linger_s is not None:
+    if linger_s is not None:
         raise typer.BadParameter("--workers stay until they are told to stop: --linger is for one process")
     if not hasattr(socket, "send_fds"):
         raise typer.BadParameter("--workers hand connections to each other, which this platform cannot do")
@@ -168,22 +150,16 @@ async def _serve(load_again: Load, how: How) -> None:
     settings = load_again().settings
     # Before anything is started: a second gateway on the same port should end at once, and start no upstream.
     with _http_sockets(settings, how) as sockets, _first(settings, how.worker) as is_first:
-        if sockets is None and not is_first:
-            out.print("another gateway runs on this configuration already")
-            return
         at_work = None if how.worker is None else AtWork(how.worker)
         async with running(load_again, None if at_work is None else at_work.siblings) as parts:
             for complaint in parts.configuration.warnings:
                 warn(str(complaint))
             pid = os.getpid() if how.worker is None else os.getppid()
-            async with _attachable(parts, sockets, is_first, pid) as attach, anyio.create_task_group() as tasks:
+            async with attachable(parts, sockets.url, is_first, pid), anyio.create_task_group() as tasks:
                 tasks.start_soon(keep_current, parts)
                 if at_work is not None:
                     tasks.start_soon(_end_when_alone, at_work)
-                if sockets is not None:
-                    await _over_http(parts, sockets, how, tasks, at_work)
-                else:
-                    await _until_told(attach, how)
+                await _over_http(parts, sockets, how, tasks, at_work)
                 tasks.cancel_scope.cancel()
 
 
@@ -207,25 +183,6 @@ async def _serve_admin(door: ASGIApp, listener: socket.socket, max_header_bytes:
     await serve_http(door, listener, Closers(), max_header_bytes, hears_signals=False)
 
 
-async def _until_told(attach: AttachDoor | None, how: How) -> None:
-    """Serve who attaches until a signal says so, or until nobody has been there for long enough."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-        with suppress(NotImplementedError, AttributeError):  # Windows ends it without asking
-            loop.add_signal_handler(getattr(signal, name), stop.set)
-    _log.warning("a gateway for those who attach, process %d", os.getpid())
-    async with anyio.create_task_group() as waiting:
-        if how.linger_s is not None and attach is not None:
-            waiting.start_soon(_stop_when_idle, attach, how.linger_s, stop)
-        await stop.wait()
-        waiting.cancel_scope.cancel()
-
-
-async def _stop_when_idle(attach: AttachDoor, linger_s: float, stop: asyncio.Event) -> None:
-    await attach.idle(linger_s, FIRST_AGENT_S)
-    stop.set()
-
-
 async def _end_when_alone(at_work: AtWork) -> None:
     await at_work.until_alone()
     _log.warning("the process that started this worker is gone")
@@ -240,10 +197,7 @@ def _first(settings: Settings, worker: Worker | None) -> AbstractContextManager[
 
 
 @contextmanager
-def _http_sockets(settings: Settings, how: How) -> Iterator[Sockets | None]:
-    if not how.over_http:
-        yield None
-        return
+def _http_sockets(settings: Settings, how: How) -> Iterator[Sockets]:
     worker = how.worker
     has_admin = settings.admin is not None and (worker is None or worker.is_first)
     admin = listening_socket(*settings.admin) if has_admin and settings.admin else nullcontext()
@@ -253,68 +207,6 @@ def _http_sockets(settings: Settings, how: How) -> Iterator[Sockets | None]:
         return
     with listening_socket(settings.host, settings.port) as agents_come_to, admin as operators_come_to:
         yield Sockets(agents_come_to, url_of(agents_come_to), operators_come_to)
-
-
-@asynccontextmanager
-async def _attachable(
-    parts: Running, sockets: Sockets | None, is_first: bool, pid: int
-) -> AsyncIterator[AttachDoor | None]:
-    """Let `mcp-gateway stdio` attach meanwhile; the first gateway of a state folder does."""
-    if not is_first:
-        yield None
-        return
-    configuration, started = parts.configuration, time.time()
-    state, config = configuration.settings.state, str(configuration.path.absolute())
-    url = sockets.url if sockets is not None else ""
-    try:
-        attach_listener, where = listening(state)
-    except OSError as e:
-        _log.warning("mcp-gateway stdio cannot attach: %s", e.strerror)
-        yield None
-        return
-    record = Record(pid, __version__, config, where, url, started)
-
-    def about() -> Json:
-        return about_running(parts, door, record)
-
-    started_tasks = started_tasks_of(configuration)
-
-    def opened(hello: Hello) -> Opened:
-        if not hello.task_token:
-            return Opened(parts.stdio_door(hello.agent, hello.task))
-        started = started_task_of(started_tasks, hello.agent, hello.task_token)
-        door = parts.stdio_door(hello.agent, hello.task, started_now(started_tasks, started))
-        return Opened(door, lambda: until_over(started_tasks, started))
-
-    door = AttachDoor(opened, about, token_of(state), __version__, config, time.time)
-    async with door.opened(attach_listener):
-        write_record(state, record)
-        try:
-            yield door
-        finally:
-            (state / RECORD_FILE).unlink(missing_ok=True)
-            unlisten(where)
-
-
-def about_running(parts: Running, door: AttachDoor, record: Record) -> Json:
-    """What `mcp-gateway status` is told: names and all, for it goes to the operator alone."""
-    listings = parts.pool.listings
-    upstreams_told = []
-    for status in parts.pool.statuses():
-        listing = listings.get(status.name)
-        counts = {"tools": len(listing.tools), "prompts": len(listing.prompts)} if listing else {}
-        upstreams_told.append({**asdict(status), **counts})
-    return {
-        **asdict(record),
-        "upstreams": upstreams_told,
-        "workers": [asdict(one) for one in parts.workers],
-        "attached": [asdict(one) for one in door.attached],
-        **{key: value for key, value in parts.health().items() if key in ("ok", "ready", "audit")},
-        "complaints": parts.complaints,
-        "held": [held.target for held in parts.pins.held],
-        "lists": parts.list_costs(),
-        "policy": parts.policy.version,
-    }
 
 
 async def _introduce(parts: Running, keys: Keys, sockets: Sockets, as_json: bool) -> None:

@@ -23,6 +23,7 @@ from typing import IO, Any, Final
 import anyio
 
 from mcp_gateway import __version__
+from mcp_gateway.cli.ahead import RUNNING_LOCK, STARTING_LOCK, Ahead, launched
 from mcp_gateway.config.places import places
 from mcp_gateway.config.servers import Configuration
 from mcp_gateway.errors import StoreUnavailable
@@ -36,11 +37,11 @@ else:
 
 TOKEN_FILE: Final = "attach.key"  # noqa: S105
 RECORD_FILE: Final = "gateway.json"
-RUNNING_LOCK: Final = "gateway.lock"
-STARTING_LOCK: Final = "starting.lock"
 
 START_S: Final = 30.0
 AGAIN_S: Final = 0.05
+UP_S: Final = 0.01
+"""How often a window looks whether the gateway that it started is there: somebody waits for that."""
 KNOWN_SOON_S: Final = 3.0
 """How long an agent that the files name may be unknown to a gateway that reads them a moment later."""
 MAX_LINE: Final = 64 * 1024 * 1024
@@ -140,14 +141,22 @@ async def attached(configuration: Configuration, hello: Hello) -> Streams:
     raise NotShared(str(answer.get("message") or "the gateway that runs gives no sensible answer"))
 
 
-async def attached_or_started(configuration: Configuration, hello: Hello, linger: str) -> Streams:
-    """Attach to the gateway that runs, or start one; `linger` is how long it stays when everybody has left.
+async def attached_or_started(
+    configuration: Configuration, hello: Hello, linger: str, ahead: Ahead | None = None
+) -> Streams:
+    """Attach to the gateway that runs, or start one; `linger` is how long it stays when everybody has left. `ahead`:
+    one that was begun beforehand.
 
     Raises `NotShared` where it cannot be started either.
     """
+    state = configuration.settings.state
+    if ahead is not None and ahead.is_of(configuration.path, state):
+        try:
+            return await _when_up(configuration, hello, _told(ahead.take(), configuration, linger))
+        finally:
+            ahead.drop()
     with suppress(NotShared):
         return await _once_known(configuration, hello)
-    state = configuration.settings.state
     starting = locked(state / STARTING_LOCK, wait=True)
     # In a thread: another window may hold it as long as its gateway takes to start.
     await anyio.to_thread.run_sync(starting.__enter__)
@@ -156,8 +165,8 @@ async def attached_or_started(configuration: Configuration, hello: Hello, linger
             return await _once_known(configuration, hello)
         if is_running(state):
             raise NotShared("the gateway that runs here cannot be attached to")
-        process = await anyio.to_thread.run_sync(_started, configuration, linger)
-        return await _when_up(configuration, hello, process)
+        process = await anyio.to_thread.run_sync(launched, configuration.path.absolute())
+        return await _when_up(configuration, hello, _told(process, configuration, linger))
     finally:
         starting.__exit__(None, None, None)
 
@@ -247,25 +256,22 @@ async def _when_up(configuration: Configuration, hello: Hello, process: subproce
             return await _once_known(configuration, hello)
         if process.poll() not in (None, 0):  # 0: somebody else's was there first
             raise NotShared(f"the gateway could not be started; see {log_file(configuration)}")
-        await anyio.sleep(AGAIN_S)
+        await anyio.sleep(UP_S)
     raise NotShared(f"the gateway has not come up within {START_S:.0f} s; see {log_file(configuration)}")
 
 
-def _started(configuration: Configuration, linger: str) -> subprocess.Popen[bytes]:
-    """A gateway in the background, in a session of its own: closing a window does not end it."""
+def _told(process: subprocess.Popen[bytes], configuration: Configuration, linger: str) -> subprocess.Popen[bytes]:
+    """A gateway that has waited for this, on its way."""
     path = log_file(configuration)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
         path.replace(path.with_suffix(".log.1"))
-    config = configuration.path.absolute()
-    words = [sys.executable, "-m", "mcp_gateway", "serve", "--no-http", "--linger", linger, "--config", str(config)]
-    detached: dict[str, Any] = (
-        {"creationflags": 0x00000208} if sys.platform == "win32" else {"start_new_session": True}
-    )  # DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:  # noqa: PTH123
-        return subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=config.parent, close_fds=True, **detached
-        )
+    config, linger_s = configuration.path.absolute(), None if linger == "forever" else float(linger)
+    line = json.dumps({"config": str(config), "linger": linger_s, "log": str(path)}).encode() + b"\n"
+    assert process.stdin is not None  # noqa: S101  it is a pipe
+    with suppress(BrokenPipeError), process.stdin as pipe:  # or it has ended: whoever waits for it will see
+        pipe.write(line)
+    return process
 
 
 if sys.platform == "win32":

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Final, Literal
 import anyio
 import typer
 
+from mcp_gateway.cli.ahead import TOKEN_VARIABLE, Ahead
 from mcp_gateway.cli.loop import run_loop
-from mcp_gateway.cli.output import DEFAULT_CONFIG, EXIT_NO, ConfigPath, LogLevel, err
+from mcp_gateway.cli.output import DEFAULT_CONFIG, EXIT_NO, Commands, ConfigPath, LogLevel, err
 from mcp_gateway.cli.shared import NotShared, Streams, attached_or_started, hello_of
 from mcp_gateway.config.servers import Configuration, load
 from mcp_gateway.errors import StoreUnavailable
@@ -37,9 +38,6 @@ LINGER_S: Final = {"linger": "600", "ephemeral": "0", "stay": "forever"}
 """How long a gateway that was started here goes on when its last agent has left, by the word in servers.toml."""
 
 
-TOKEN_VARIABLE: Final = "MCP_GATEWAY_TASK_TOKEN"  # noqa: S105 - where it is, not what it is
-
-
 @dataclass(frozen=True, slots=True)
 class Who:
     """Whom this process speaks for."""
@@ -50,7 +48,16 @@ class Who:
     """Of a started task; empty: it is for none."""
 
 
+def app() -> typer.Typer:
+    """This command and no other."""
+    made = typer.Typer(name="mcp-gateway", cls=Commands, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+    made.callback()(lambda: None)  # else typer takes a lone command for the whole program
+    made.command("stdio")(stdio)
+    return made
+
+
 def stdio(
+    context: typer.Context,
     agent: Annotated[str, typer.Option(help="Who this process speaks for; a name from the policies.")],
     task: Annotated[str | None, typer.Option(help="The task it is on; else the agent's default task.")] = None,
     task_token: Annotated[
@@ -81,10 +88,13 @@ def stdio(
     who = Who(agent, task, token)
     _check(configuration, who)
     shared = "ephemeral" if ephemeral else configuration.settings.shared
+    ahead: Ahead | None = context.obj
     if alone or shared == "off":
+        if ahead is not None:
+            ahead.drop()
         run_loop(lambda: _serve(lambda: load(path, os.environ), who))
         return
-    run_loop(lambda: _attach(configuration, who, LINGER_S[shared], lambda: load(path, os.environ)))
+    run_loop(lambda: _attach(configuration, who, LINGER_S[shared], lambda: load(path, os.environ), ahead))
 
 
 def _check(configuration: Configuration, who: Who) -> None:
@@ -99,13 +109,17 @@ def _alone() -> Any:
     return import_module("mcp_gateway.cli.alone")
 
 
-async def _attach(configuration: Configuration, who: Who, linger: str, load_again: Callable[[], Configuration]) -> None:
+async def _attach(
+    configuration: Configuration, who: Who, linger: str, load_again: Callable[[], Configuration], ahead: Ahead | None
+) -> None:
     """Be a pipe to the gateway that runs; a gateway by itself where that cannot be."""
     try:
         said = f"stdio, process {os.getpid()}"
         hello = replace(hello_of(configuration, "agent", who.agent, who.task, said), task_token=who.token)
-        streams = await attached_or_started(configuration, hello, linger)
+        streams = await attached_or_started(configuration, hello, linger, ahead)
     except (NotShared, StoreUnavailable) as e:
+        if ahead is not None:
+            ahead.drop()
         _log.warning("not attached to a shared gateway, this is one by itself: %s", e)
         await _serve(load_again, who)
         return
