@@ -26,7 +26,7 @@ import anyio
 from mcp_gateway.cli.lifeline import FRESH, HANDED, PEER, READY, Lifeline, close_all
 from mcp_gateway.cli.worker import Worker
 from mcp_gateway.errors import StoreUnavailable
-from mcp_gateway.frontdoor.http_server import DRAIN_S
+from mcp_gateway.frontdoor.exchange import DRAIN_S
 from mcp_gateway.storage.workers import Standing, forget_standings, write_standings
 from mcp_gateway.upstreams.backoff import Backoff
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Final
+from contextlib import nullcontext, suppress
+from importlib import import_module
+from typing import Any, Final
 
-import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from mcp_gateway.frontdoor.connect import ConnectPages
@@ -30,7 +29,7 @@ class ConnectListener:
         self._doorstep = Doorstep(loopback=True, max_body_bytes=4096)
         self._lock = asyncio.Lock()
         self._url = ""
-        self._server: _Server | None = None
+        self._server: Any = None
         self._serving: asyncio.Task[None] | None = None
 
     async def base_url(self) -> str:
@@ -58,6 +57,7 @@ class ConnectListener:
 
     async def _start(self) -> None:
         listener = _bound(self._port)
+        uvicorn = import_module("uvicorn")  # a gateway without an HTTP door needs it here or not at all
         config = uvicorn.Config(
             self,
             lifespan="off",
@@ -70,18 +70,10 @@ class ConnectListener:
             timeout_graceful_shutdown=STOP_S,
             limit_concurrency=100,
         )
-        self._server = _Server(config)
+        self._server = uvicorn.Server(config)
+        self._server.capture_signals = nullcontext  # the process's signals are not its own
         self._serving = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
         self._url = f"http://{HOST}:{listener.getsockname()[1]}"
-
-
-class _Server(uvicorn.Server):
-    """One that leaves the process's signals alone."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """None are captured."""
-        yield
 
 
 def _bound(port: int) -> socket.socket:

@@ -29,6 +29,8 @@ from mcp_gateway.timers import shared_timer
 WATCH_AFTER_S: Final = 0.05
 PING_EVERY_S: Final = 15.0
 SEND_TIMEOUT_S: Final = 30.0
+DRAIN_S: Final = 10
+"""How long calls under way may take to finish once the gateway is told to stop."""
 MAX_UNSENT: Final = 256
 MAX_UNSENT_BYTES: Final = 1024 * 1024
 MAX_NEWS: Final = 2_000

@@ -19,13 +19,15 @@ from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import unquote
 
 import httptools
 from starlette.types import ASGIApp, Message, Scope
-from uvicorn.config import Config
-from uvicorn.server import ServerState
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
 
 HEADERS_TIMEOUT_S: Final = 10.0
 """From the connection's or the request's first byte to the end of its headers."""

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from mcp_gateway.errors import Complaint, ConfigInvalid
 from mcp_gateway.frontdoor.doorstep import MAX_TARGET_BYTES
-from mcp_gateway.frontdoor.exchange import Closers
+from mcp_gateway.frontdoor.exchange import DRAIN_S, Closers
 from mcp_gateway.frontdoor.http_connection import BoundedConnection
 
 GC_THRESHOLDS: Final = (10_000, 20, 20)
@@ -27,8 +27,6 @@ GC_THRESHOLDS: Final = (10_000, 20, 20)
 
 BACKLOG: Final = 2048
 KEEP_ALIVE_S: Final = 75
-DRAIN_S: Final = 10
-"""How long calls under way may take to finish once the gateway is told to stop."""
 MAX_CONNECTIONS: Final = 5_000
 """Connections at once. Beyond it idle connections are closed; where none is idle, the answer is 503."""
 OTHER_DESCRIPTORS: Final = 2_048

@@ -12,7 +12,7 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from mcp_gateway.frontdoor.http_server import DRAIN_S
+from mcp_gateway.frontdoor.exchange import DRAIN_S
 from mcp_gateway.frontdoor.siblings import Siblings
 from mcp_gateway.identity.keys import Keys
 from mcp_gateway.identity.login import AuthorizationServer, signing_key
