@@ -1,17 +1,19 @@
 """What is begun before a window has loaded: only where it is plain, once, and it does nothing until it is told."""
 
 import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
-from fakes.gateway_process import write_files
+from fakes.gateway_process import MCP_GATEWAY, write_files
 from fakes.operator_files import FILES
+from fakes.waiting import until
 from mcp_gateway.cli.ahead import RUNNING_LOCK, STARTING_LOCK, TOKEN_VARIABLE, Ahead, begun_ahead, launched
 from mcp_gateway.cli.shared import locked, record_of
 
@@ -147,3 +149,23 @@ def test_it_loads_little() -> None:
     heavy = "{'typer', 'asyncio', 'anyio', 'dataclasses', 'orjson', 'mcp_gateway.errors'}"
     code = f"import sys, mcp_gateway.cli.ahead; sys.exit(bool({heavy} & sys.modules.keys()))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.slow
+async def test_a_window_that_may_not_attach_leaves_no_gateway_behind(folder: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if name != "MCP_GATEWAY_ALONE"}
+    words = [*MCP_GATEWAY, "stdio", "--agent", "nobody"]
+    done = subprocess.run(words, cwd=folder, env=environ, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert done.returncode == 2
+    await until(lambda: not of(folder), within_s=20)
+    assert not record_of(folder / ".mcp-gateway")
+
+
+def of(folder: Path) -> list[psutil.Process]:
+    """The gateways that were begun for a folder."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if str(folder / "servers.toml") in process.cmdline():
+                found.append(process)
+    return found
