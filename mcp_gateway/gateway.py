@@ -69,7 +69,7 @@ from mcp_gateway.guards.order import Guards
 from mcp_gateway.guards.transactions import Held, Transactions
 from mcp_gateway.policy.budgets import CURRENCY
 from mcp_gateway.policy.compile import Policy
-from mcp_gateway.policy.decide import decide, seen_alike
+from mcp_gateway.policy.decide import decide, seen_alike, visible_of
 from mcp_gateway.policy.inspections import inspections
 from mcp_gateway.policy.keeping import keeping
 from mcp_gateway.storage.transactions import Spending
@@ -369,8 +369,7 @@ class Gateway:
         alike = seen_alike(now.policy, caller, request, at) if catalog is now.catalog else None
         found = None if alike is None else now.seen.by(alike)
         if found is None:
-            visible = tuple(t for t in catalog.targets(kind) if decide(now.policy, caller, request, t, at).visible)
-            found = now.seen.known(visible)
+            found = now.seen.known(visible_of(now.policy, caller, request, catalog.targets(kind), at))
             if alike is not None:
                 now.seen.keep(alike, found)
         return found

@@ -59,6 +59,10 @@ class Candidates:
     bears_terms: bool = False
     """Whether a call can have more to meet than conditions, its tags aside."""
 
+    alike: tuple[tuple[int, Match], ...] | None = None
+    """Targets of a kind for which it is equal are decided alike in a list, their tags aside; None: conditions look at
+    the target."""
+
 
 @dataclass(frozen=True, slots=True)
 class Looks:
@@ -184,7 +188,8 @@ class Policy:
         first_calls = tuple(f for f in waiting if f.pattern.allows(kind, upstream, name) is Match.ALL)
         demanding = any(grant.grant.demands is not None for grant in grants)
         settled = self._settle(denies, grants)
-        return Candidates(denies, grants, settled, first_calls, demanding, demanding or bool(first_calls))
+        alike = _alike(kind, (*denies, *grants))
+        return Candidates(denies, grants, settled, first_calls, demanding, demanding or bool(first_calls), alike)
 
     def _matching(
         self, lines: Iterable[Grant], kind: Kind, upstream: str, name: str, *, is_deny: bool
@@ -261,6 +266,15 @@ def _preference(candidate: Candidate) -> tuple[bool, bool, Place]:
 
 def _first_calls(task: Task) -> tuple[FirstCall, ...]:
     return tuple(grant.demands.after for grant in task.grants if grant.demands and grant.demands.after)
+
+
+def _alike(kind: Kind, candidates: Sequence[Candidate]) -> tuple[tuple[int, Match], ...] | None:
+    """Which lines speak of a target, and how far; None where a condition can tell it from others in a list."""
+    conditions = [candidate.grant.condition for candidate in candidates if candidate.grant.condition is not None]
+    # Of arguments a list knows the URI of a resource, and nothing else.
+    if any("tool" in each.reads or (kind is Kind.RESOURCE and each.reads_args) for each in conditions):
+        return None
+    return tuple((id(candidate.grant), candidate.match) for candidate in candidates)
 
 
 def _looks(lines: Sequence[Grant]) -> Looks:

@@ -15,7 +15,7 @@ is denied for all arguments. Pure: time is an argument, nothing is read or writt
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -77,6 +77,29 @@ def decide(policy: Policy, caller: Caller, request: Request, target: Target | No
     if not has_more or not decision.visible:
         return decision
     return _with_terms(policy, decision, candidates, caller, request, target, scope)
+
+
+def visible_of(
+    policy: Policy, caller: Caller, request: Request, targets: Iterable[Target], now: datetime
+) -> tuple[Target, ...]:
+    """Those of one kind that `decide` says some call could be allowed; `request` is the list.
+
+    Asked for each target, and once for those that the very same lines speak of, where no condition looks at the target.
+    """
+    if refusal(policy, caller, now) is not None:
+        return ()
+    shown, known = [], dict[Hashable, bool]()
+    for target in targets:
+        lines = policy.candidates(caller.task or "", target.kind, target.upstream, target.name).alike
+        alike = None if lines is None else (lines, target.tags)
+        is_visible = None if alike is None else known.get(alike)
+        if is_visible is None:
+            is_visible = decide(policy, caller, request, target, now).visible
+            if alike is not None:
+                known[alike] = is_visible
+        if is_visible:
+            shown.append(target)
+    return tuple(shown)
 
 
 def seen_alike(policy: Policy, caller: Caller, request: Request, now: datetime) -> Hashable | None:

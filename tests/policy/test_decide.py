@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from asking import NOON, call, caller, listing, policy_of, request, target
 
 from mcp_gateway.domain import Caller, Effect, Kind, Reason, Transport, Verb
 from mcp_gateway.policy.compile import compile_policy
-from mcp_gateway.policy.decide import decide, seen_alike
+from mcp_gateway.policy.decide import decide, seen_alike, visible_of
 from mcp_gateway.policy.document import from_sources
 
 REFUND = "[[tasks.work.grant]]\ntools = ['billing/refund']\nwhen = 'args.amount <= claims.limit'\n"
@@ -281,3 +282,19 @@ def test_a_list_that_hangs_on_the_time_is_nobody_elses() -> None:
     line = "when = 'now > timestamp(\"2026-01-01T00:00:00Z\")'"
     policy = policy_of(f"[[tasks.work.grant]]\ntools = ['crm/*']\n{line}\n")
     assert seen_alike(policy, caller(), request(Verb.LIST), NOON) is None
+
+
+@pytest.mark.parametrize("kind", [Kind.RESOURCE, Kind.TEMPLATE, Kind.TOOL])
+def test_a_list_holds_what_is_decided_for_each_whatever_the_conditions_look_at(kind: Kind) -> None:
+    prefix = "resource:" if kind is not Kind.TOOL else ""
+    grant = "[[tasks.work.grant]]\ntools = ['{0}crm/**']\nwhen = '{1}'\n"
+    conditions = ('args.uri == "a://1"', 'tool.name == "a://2"', '"secret" in tool.tags', 'person == "ann"')
+    lines = [grant.format(prefix, condition) for condition in conditions]
+    lines.append("[[tasks.work.flow]]\nonce = ['secret']\nno_more = ['secret']\n")
+    targets = [target(f"crm/{name}", kind, tags=tags) for name in ("a://1", "a://2") for tags in ((), ("secret",))]
+    asked = request(Verb.LIST, kind=kind)
+    for chosen in itertools.chain.from_iterable(itertools.combinations(lines, count) for count in range(4)):
+        policy = policy_of("".join(chosen))
+        for who in (caller(), caller(person="ann"), caller("stranger")):
+            each = tuple(one for one in targets if decide(policy, who, asked, one, NOON).visible)
+            assert visible_of(policy, who, asked, targets, NOON) == each

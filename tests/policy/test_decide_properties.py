@@ -14,9 +14,9 @@ from asking import NOON, caller, request, target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_gateway.domain import Caller, Decision, Era, Kind, Request, StartedTask, Transport, Verb
+from mcp_gateway.domain import Caller, Decision, Era, Kind, Request, StartedTask, Target, Transport, Verb
 from mcp_gateway.policy.compile import Policy, compile_policy
-from mcp_gateway.policy.decide import decide, seen_alike
+from mcp_gateway.policy.decide import decide, seen_alike, visible_of
 from mcp_gateway.policy.document import from_sources
 
 pytestmark = pytest.mark.slow  # many random policies
@@ -172,6 +172,9 @@ DIFFERING: dict[str, list[Any]] = {
 }  # fmt: skip
 
 
+OF_ONE_KIND = [target(key, tags=tags) for key in (*TARGETS, "crm/got") for tags in ((), ("x",))]
+
+
 @st.composite
 def lines_about_who_asks(draw: st.DrawFn, what: str) -> str:
     tools = draw(st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=2))
@@ -190,11 +193,12 @@ def lines_about_who_asks(draw: st.DrawFn, what: str) -> str:
 def test_those_who_are_told_to_see_the_same_do(some: list[str], others: list[str], one: Asking) -> None:
     context = "context = ['c']\n" if any("task.c" in line for line in (*some, *others)) else ""
     policy = compiled([context, *some, *others, "[agents.other]\ntasks = ['work']\n"])
-    seen: dict[Any, list[bool]] = {}
+    seen: dict[Any, list[Target]] = {}
     for asking in [replace(one, **{name: value}) for name, values in DIFFERING.items() for value in values]:
         who, asked, at = asking.asked()
         alike = seen_alike(policy, who, asked, at)
-        visible = [decide(policy, who, asked, target(key, tags=("x",)), at).visible for key in TARGETS]
+        visible = [each for each in OF_ONE_KIND if decide(policy, who, asked, each, at).visible]
+        assert visible_of(policy, who, asked, OF_ONE_KIND, at) == tuple(visible)
         assert alike is None or seen.setdefault(alike, visible) == visible
 
 
