@@ -150,11 +150,12 @@ async def attached_or_started(
     Raises `NotShared` where it cannot be started either.
     """
     state = configuration.settings.state
-    if ahead is not None and ahead.is_of(configuration.path, state):
+    if ahead is not None:
         try:
-            return await _when_up(configuration, hello, _told(ahead.take(), configuration, linger))
+            if ahead.is_of(configuration.path, state):
+                return await _when_up(configuration, hello, _told(ahead.take(), configuration, linger))
         finally:
-            ahead.drop()
+            ahead.drop()  # it holds the lock that is taken below
     with suppress(NotShared):
         return await _once_known(configuration, hello)
     starting = locked(state / STARTING_LOCK, wait=True)

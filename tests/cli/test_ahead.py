@@ -169,3 +169,14 @@ def of(folder: Path) -> list[psutil.Process]:
             if str(folder / "servers.toml") in process.cmdline():
                 found.append(process)
     return found
+
+
+@pytest.mark.slow
+def test_one_that_was_begun_for_another_file_is_in_nobodys_way(folder: Path) -> None:
+    (folder / "other.toml").write_text((folder / "servers.toml").read_text())
+    environ = {name: value for name, value in os.environ.items() if name != "MCP_GATEWAY_ALONE"}
+    words = [*MCP_GATEWAY, "stdio", "--agent", "reader", "-cother.toml", "--ephemeral"]
+    ping = b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n'
+    done = subprocess.run(words, cwd=folder, env=environ, input=ping, capture_output=True, check=False, timeout=25)
+    assert done.stdout == b'{"jsonrpc":"2.0","id":1,"result":{}}\n'
+    assert of(folder) == []
