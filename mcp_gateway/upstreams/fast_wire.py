@@ -18,18 +18,24 @@ from contextlib import aclosing
 from functools import lru_cache
 from socket import SOCK_STREAM
 from types import TracebackType
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from mcp_gateway.upstreams.over_tls import PEEK_AFTER_S, Origin, TlsConnections
 from mcp_gateway.upstreams.wire import (
     KEEPALIVE_S,
+    MAX_ATTEMPTS,
     MAX_CONNECTIONS,
     HttpResponse,
     SameHeaders,
+    Unprocessed,
     WireError,
-    shared_tls,
 )
 from mcp_gateway.upstreams.wire_connection import Connection
+
+if TYPE_CHECKING:
+    from mcp_gateway.upstreams.h2_connection import SharedConnection
+    from mcp_gateway.upstreams.h2_stream import Stream
 
 Admits = Callable[[str, str], bool]
 """Whether an IP address, as text, may be connected to for the host that the URL names."""
@@ -40,9 +46,6 @@ REFUSED_ADDRESS: Final = "leads to an address that is not public and not allowed
 MAX_PIECE_BYTES: Final = 1024 * 1024
 """Of decoded body. Reading in pieces is what keeps a bomb from filling the memory."""
 
-PEEK_AFTER_S: Final = 0.5
-"""A connection that was idle for longer may have been closed without our having heard of it yet."""
-
 ATTEMPT_S: Final = 3.0
 """For one of several addresses of a name: an address family without a route must not use up all the time."""
 
@@ -52,20 +55,14 @@ _CANNOT_BE_SENT: Final = "cannot be sent such a request"
 _UNDECODABLE: Final = "sent a body that cannot be decoded"
 
 
-class Origin(NamedTuple):
-    """What connections lead to."""
-
-    host: str
-    port: int
-    is_tls: bool
-
-
 class Place(NamedTuple):
     """Where a URL leads."""
 
     origin: Origin
     first_lines: str
     """What every request there has between its method and the caller's headers."""
+    authority: str
+    target: str
 
 
 class FastClient:
@@ -75,7 +72,8 @@ class FastClient:
         self._connect_timeout_s = connect_timeout_s
         self._admits = admits
         self._loop = asyncio.get_running_loop()
-        self._open: dict[Connection, Origin] = {}
+        self._open: dict[Connection | SharedConnection, Origin] = {}
+        self._over_tls = TlsConnections(self._connected, connect_timeout_s)
         self._idle: dict[Origin, list[Connection]] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._busy = 0
@@ -105,20 +103,23 @@ class FastClient:
             connection.abort()
         return None
 
-    async def take(self, origin: Origin) -> Connection:
-        """A connection that nobody else uses, to be given back. Raises `WireError`."""
+    async def take(self, origin: Origin) -> Connection | Stream:
+        """A connection that nobody else uses, or a part of one, to be given back. Raises `WireError`."""
         while self._busy >= MAX_CONNECTIONS:
             await self._room()
         if (connection := self.kept(origin)) is not None:
             return connection
         self._busy += 1
         try:
-            return await self._connected(origin)
+            if origin.is_tls:
+                return await self._over_tls.carrier(origin)
+            made = await self._connected(origin)
+            return made.stream() if made.is_shared else made
         except BaseException:
             self._leave()
             raise
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, connection: Connection | Stream) -> None:
         """The exchange on this connection is over, or given up: keep the one for the next, close the other."""
         self._leave()
         if not connection.is_reusable:
@@ -161,7 +162,7 @@ class FastClient:
         except TimeoutError as e:
             raise WireError("has too many connections open") from e
 
-    async def _connected(self, origin: Origin) -> Connection:
+    async def _connected(self, origin: Origin) -> Connection | SharedConnection:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 connection = await self._connect(origin)
@@ -174,7 +175,7 @@ class FastClient:
         self._open[connection] = origin
         return connection
 
-    async def _connect(self, origin: Origin) -> Connection:
+    async def _connect(self, origin: Origin) -> Connection | SharedConnection:
         addresses = await self._addresses_of(origin)
         for number, address in enumerate(addresses, start=1):
             is_last = number == len(addresses)
@@ -191,18 +192,18 @@ class FastClient:
         addresses = dict.fromkeys(str(address[0]) for *_, address in found)
         return [address for address in addresses if self._admits is None or self._admits(address, origin.host)]
 
-    async def _connect_to(self, address: str, origin: Origin) -> Connection:
-        tls = shared_tls() if origin.is_tls else None
-        name = origin.host if origin.is_tls else None
+    async def _connect_to(self, address: str, origin: Origin) -> Connection | SharedConnection:
         connection = Connection(self._lost)
+        if origin.is_tls:
+            return await self._over_tls.connected_to(address, origin, connection, self._lost)
         try:
-            await self._loop.create_connection(lambda: connection, address, origin.port, ssl=tls, server_hostname=name)
+            await self._loop.create_connection(lambda: connection, address, origin.port)
         except BaseException:
             connection.abort()  # a timeout in the very moment it was made would leave it open
             raise
         return connection
 
-    def _lost(self, connection: Connection) -> None:
+    def _lost(self, connection: Connection | SharedConnection) -> None:
         origin = self._open.pop(connection, None)
         idle = self._idle.get(origin, []) if origin is not None else []
         if connection in idle:
@@ -222,20 +223,25 @@ class Exchange:
         self._url = url
         self._headers = headers
         self._body = body
-        self._connection: Connection
+        self._connection: Connection | Stream
 
-    async def begin(self) -> HttpResponse:
-        """See `HttpExchange`."""
+    async def begin(self, attempts: int = MAX_ATTEMPTS) -> HttpResponse:
+        """See `HttpExchange`. `attempts`: how often a request may be sent that the server says it did not look at."""
         place = place_of(self._url)
         request = request_bytes(self._method, place, self._headers, self._body)
         connection = self._connection = self._client.kept(place.origin) or await self._client.take(place.origin)
         try:
-            connection.send(request, is_head=self._method == "HEAD")
+            if connection.is_shared:
+                connection.ask(self._method, place.authority, place.target, self._headers, self._body)
+            else:
+                connection.send(request, is_head=self._method == "HEAD")
             while (heard := connection.unheard()) is not None:
                 await heard
-        except BaseException:
+        except BaseException as e:
             connection.abort()
             self._client.give_back(connection)
+            if isinstance(e, Unprocessed) and attempts > 1:
+                return await self.begin(attempts - 1)
             raise
         return Response(connection)
 
@@ -257,7 +263,7 @@ class Response:
 
     __slots__ = ("_connection", "headers", "status")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection | Stream) -> None:
         self._connection = connection
         self.status = connection.status
         self.headers: Mapping[str, str] = connection.headers
@@ -369,7 +375,8 @@ def place_of(url: str) -> Place:
     is_tls = parts.scheme == "https"
     usual_port = 443 if is_tls else 80
     shown += f":{port}" if port not in (None, usual_port) else ""
-    return Place(Origin(host, port or usual_port, is_tls), f" {target} HTTP/1.1\r\nhost: {shown}\r\n")
+    origin = Origin(host, port or usual_port, is_tls)
+    return Place(origin, f" {target} HTTP/1.1\r\nhost: {shown}\r\n", shown, target)
 
 
 @lru_cache(maxsize=1024)

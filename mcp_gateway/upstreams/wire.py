@@ -12,7 +12,10 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import cache
 from importlib import import_module
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from hpack import HeaderTuple
 
 KEEPALIVE_S: Final = 4.0
 """Below the 5 s after which uvicorn and node close an idle connection: we never send into one that is closing."""
@@ -20,9 +23,19 @@ KEEPALIVE_S: Final = 4.0
 MAX_CONNECTIONS: Final = 1000
 """The default of 100 starves calls as soon as some dozen long streams are open."""
 
+MAX_ATTEMPTS: Final = 3
+"""For one request, where the server says each time that it did not look at it (`Unprocessed`)."""
+
+ALPN: Final = ["h2", "http/1.1"]
+"""What is offered over TLS, the one we like best first; the server chooses (RFC 7301)."""
+
 
 class WireError(Exception):
     """No HTTP answer, or one that broke off. The text holds no secrets."""
+
+
+class Unprocessed(WireError):
+    """The server has said that it did not look at the request: it may be sent once more (RFC 9113, section 8.7)."""
 
 
 class HttpResponse(Protocol):
@@ -67,11 +80,12 @@ class HttpExchange(AbstractAsyncContextManager[HttpResponse], Protocol):
 class SameHeaders(dict[str, str]):
     """Headers that go with many requests to one URL by one method: what they look like on the wire is kept here."""
 
-    __slots__ = ("start",)
+    __slots__ = ("fields", "start")
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         super().__init__(headers)
         self.start = b""
+        self.fields: list[HeaderTuple] | None = None
 
 
 class HttpClient(Protocol):
@@ -89,5 +103,5 @@ def shared_tls() -> ssl.SSLContext:
     """One TLS configuration for all upstreams; making one takes tens of milliseconds."""
     # Loaded here: it is a whole HTTP client, and where no upstream is reached over TLS nobody needs any of it.
     context: ssl.SSLContext = import_module("httpx2").create_ssl_context(trust_env=False)
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(ALPN)
     return context

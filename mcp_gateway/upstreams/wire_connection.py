@@ -13,7 +13,7 @@ import asyncio
 import select
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import httptools
 
@@ -44,9 +44,21 @@ class KnownHead(NamedTuple):
     body_bytes: int
 
 
+def has_news(transport: asyncio.BaseTransport) -> bool:
+    """Whether an idle connection has something to read that the loop has not read yet: its end, most likely.
+
+    RFC 9112 section 9.3.1: a request must not be sent again once it may have been run, so this is asked before.
+    """
+    readable = select.poll()
+    readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(readable.poll(0))
+
+
 class Connection(asyncio.Protocol):
     """One connection, carrying one exchange at a time: `send`, `unheard` until it says None, `piece` until it is empty,
     then `reset`."""
+
+    is_shared: Literal[False] = False
 
     def __init__(self, on_lost: Callable[[Connection], None]) -> None:
         self._on_lost = on_lost
@@ -98,13 +110,8 @@ class Connection(asyncio.Protocol):
         )
 
     def has_news(self) -> bool:
-        """Whether an idle connection has something to read that the loop has not read yet: its end, most likely.
-
-        RFC 9112 section 9.3.1: a request must not be sent again once it may have been run, so this is asked before.
-        """
-        readable = select.poll()
-        readable.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return bool(readable.poll(0))
+        """See `has_news`."""
+        return has_news(self._transport)
 
     def send(self, request: bytes, *, is_head: bool = False) -> None:
         """Write a whole request. `is_head`: the method is HEAD, whose answers have headers of a body and no body."""

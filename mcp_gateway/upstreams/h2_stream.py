@@ -1,0 +1,129 @@
+"""One exchange on a connection that others share: a request out, an answer in, its body held in bounds.
+
+Offers what `wire_connection.Connection` offers to an exchange, so that answers are read the same way. The window that
+lets the server send more is opened as the body is read, never before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final, Literal
+
+from mcp_gateway.upstreams.h2_fields import BadFields, Field, answer_headers, request_fields, size_of
+from mcp_gateway.upstreams.wire import Unprocessed, WireError
+from mcp_gateway.upstreams.wire_connection import MAX_HEAD_BYTES, MAX_HELD_BYTES
+
+if TYPE_CHECKING:
+    from mcp_gateway.upstreams.h2_connection import SharedConnection
+
+WINDOW_BYTES: Final = MAX_HELD_BYTES
+"""What the server may send of one body while nobody reads it."""
+
+
+class Stream:
+    """One exchange: `ask`, `unheard` until it says None, `piece` until it is empty, then `abort`, whatever has been read."""
+
+    is_shared: Literal[True] = True
+    is_reusable: Literal[False] = False
+
+    def __init__(self, connection: SharedConnection) -> None:
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+        self._fault: WireError | None = None
+        self._body = bytearray()
+        self._read_bytes = 0
+        self._head_bytes = 0
+        self._is_complete = False
+        self.id = 0
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.unsent = memoryview(b"")
+        self.heard_before = 0
+        """How much the connection had heard when this was sent: whether it lives can be told from that."""
+
+    def ask(self, method: str, authority: str, target: str, headers: Mapping[str, str], body: bytes | None) -> None:
+        """Send a request. Raises `WireError`."""
+        self.unsent = memoryview(body or b"")
+        self._connection.begin(self, request_fields(method, authority, target, headers, body))
+
+    def unheard(self) -> asyncio.Future[None] | None:
+        """See `Connection.unheard`. Raises `WireError`, `Unprocessed` where the request may be sent once more."""
+        return None if self.status else self._news()
+
+    def whole(self, max_bytes: int) -> bytes | None:
+        """What is left of the body, as it was sent, if all of it is here and has at most `max_bytes`."""
+        return self._taken() if self._is_complete and len(self._body) <= max_bytes else None
+
+    async def piece(self) -> bytes:
+        """What has come of the body, as it was sent, content encoding and all; empty at its end. Raises `WireError`."""
+        while not self._body:
+            if self._is_complete:
+                return b""
+            await self._news()
+        return self._taken()
+
+    def abort(self) -> None:
+        """Be done with it: the server is told to stop, where it has not come to the end. The others go on."""
+        self._connection.leave(self)
+
+    # -- what the connection hears -------------------------------------------------------------------------------------
+
+    def take_head(self, fields: Iterable[Field], *, is_answer: bool) -> None:
+        """Headers have come: those of the answer, of a 1xx before it, or trailers. Raises `BadFields`."""
+        fields = list(fields)
+        self._head_bytes += size_of(fields)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise BadFields("sent more headers than anybody needs")
+        status, headers = answer_headers(fields)
+        if is_answer:  # RFC 9110 section 6.5.1: trailers must not be merged into headers
+            if not status:
+                raise BadFields("sent an answer without a status")
+            self.status, self.headers = status, headers
+            self._wake()
+
+    def take_body(self, data: bytes, padding: int) -> None:
+        """A piece of the body has come."""
+        self._body += data
+        self._read_bytes += padding
+        self._wake()
+
+    def take_end(self) -> None:
+        """The answer is complete."""
+        self._is_complete = True
+        self._wake()
+
+    def fail(self, words: str, *, is_unprocessed: bool = False) -> None:
+        """Nothing more will come; an answer that is complete already stands."""
+        if not self._is_complete and self._fault is None:
+            self._fault = Unprocessed(words) if is_unprocessed and not self.status else WireError(words)
+            self._wake()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether both sides have said all."""
+        return self._is_complete and not self.unsent
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _taken(self) -> bytes:
+        body = bytes(self._body)
+        self._body.clear()
+        self._read_bytes += len(body)
+        if self._read_bytes >= WINDOW_BYTES // 2 and not self._is_complete:
+            self._connection.credit(self, self._read_bytes)
+            self._read_bytes = 0
+        return body
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _news(self) -> asyncio.Future[None]:
+        """Done when anything has changed. Raises `WireError`."""
+        if self._fault is not None:
+            raise self._fault
+        self._waiter = self._loop.create_future()
+        return self._waiter
