@@ -32,6 +32,9 @@ from mcp_gateway.upstreams.wire_connection import MAX_HEAD_BYTES, has_news
 MAX_STREAMS: Final = 100
 """At once on one connection; what RFC 9113 wants servers to allow at least. A server may allow less."""
 
+MAX_EXCHANGES: Final = 900
+"""Below the 1000 after which nginx and hypercorn close a connection, the latter in the middle of answers."""
+
 CONNECTION_WINDOW_BYTES: Final = 2**21
 """What may be under way of all bodies together; each is held back by the window of its own."""
 
@@ -149,6 +152,7 @@ class SharedConnection(asyncio.Protocol):
             raise Unprocessed(_NOT_LOOKED_AT) from e
         stream.id, stream.heard_before = stream_id, self._heard
         self._streams[stream_id] = stream
+        self._is_going = stream_id + 1 >= 2 * MAX_EXCHANGES  # ours are the odd numbers
         if stream.unsent:
             self._unsent.append(stream)
         self._flush_soon()
@@ -264,7 +268,7 @@ class SharedConnection(asyncio.Protocol):
         stream = self._streams.pop(event.stream_id, None)
         if stream is not None:
             is_refused = event.error_code == h2.errors.ErrorCodes.REFUSED_STREAM
-            stream.fail("broke off the exchange", is_unprocessed=is_refused)
+            stream.fail(_NOT_LOOKED_AT if is_refused else "broke off the exchange", is_unprocessed=is_refused)
             self._left()
 
     def _take_settings(self, event: h2.events.RemoteSettingsChanged) -> None:

@@ -5,39 +5,12 @@ from typing import Any
 
 import pytest
 
+from fakes.pipe import Pipe
 from mcp_gateway.upstreams.wire import WireError
 from mcp_gateway.upstreams.wire_connection import MAX_HEAD_BYTES, MAX_HEADER_LINES, MAX_HELD_BYTES, Connection
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
-
-
-class Pipe(asyncio.Transport):
-    """A transport that goes nowhere and remembers what was done to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-        self.is_closed = self.is_paused = False
-        self.unsent = 0
-
-    def write(self, data: Any) -> None:
-        self.written += bytes(data)
-
-    def abort(self) -> None:
-        self.is_closed = True
-
-    def is_closing(self) -> bool:
-        return self.is_closed
-
-    def get_write_buffer_size(self) -> int:
-        return self.unsent
-
-    def pause_reading(self) -> None:
-        self.is_paused = True
-
-    def resume_reading(self) -> None:
-        self.is_paused = False
 
 
 def asked(*, is_head: bool = False) -> tuple[Connection, Pipe]:
