@@ -2,8 +2,8 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from tempfile import TemporaryDirectory
@@ -41,8 +41,8 @@ def server_tls(*protocols: str) -> ssl.SSLContext:
     return context
 
 
-@asynccontextmanager
-async def certificate() -> AsyncIterator[str]:
+@contextmanager
+def certificate() -> Iterator[str]:
     """A file with a key and its certificate, for servers that want one."""
     with TemporaryDirectory() as folder:
         path = f"{folder}/server.pem"

@@ -10,6 +10,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 server = MCPServer("sdk-fake", version="1.0", instructions="A server for tests.")
+begun: list[str] = []
 cancelled: list[str] = []
 
 
@@ -40,6 +41,7 @@ async def chat(ctx: Context, line: str) -> str:  # type: ignore[type-arg]
 @server.tool()
 async def wait(ctx: Context, seconds: float) -> str:  # type: ignore[type-arg]
     """Take a while; remembers being cancelled."""
+    begun.append("wait")
     try:
         await anyio.sleep(seconds)
     except anyio.get_cancelled_exc_class():

@@ -129,17 +129,6 @@ async def test_one_who_gives_up_connecting_leaves_it_to_the_next(client: FastCli
     assert client._busy == 0
 
 
-async def test_a_connection_that_was_closed_while_idle_is_not_written_to(
-    client: FastClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(over_tls, "PEEK_AFTER_S", 0.0)
-    async with h2_serving() as served:
-        assert await get(client, served.url) == b"ok"
-        served.peers[0].close()
-        assert await get(client, served.url) == b"ok"
-        assert len(served.peers) == 2
-
-
 async def test_a_connection_with_news_is_given_up_before_anything_is_sent(
     client: FastClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
