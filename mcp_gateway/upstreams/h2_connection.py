@@ -259,7 +259,10 @@ class SharedConnection(asyncio.Protocol):
     def _take_end(self, event: h2.events.StreamEnded) -> None:
         stream = self._streams.get(event.stream_id)
         if stream is not None:
-            stream.take_end()
+            try:
+                stream.take_end()
+            except BadFields as e:
+                self._give_up(stream, str(e))
             if stream.is_over:
                 del self._streams[stream.id]
                 self._left()

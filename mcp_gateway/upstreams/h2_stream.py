@@ -35,6 +35,8 @@ class Stream:
         self._body = bytearray()
         self._read_bytes = 0
         self._head_bytes = 0
+        self._body_bytes = 0
+        self._has_no_body = False
         self._is_complete = False
         self.id = 0
         self.status = 0
@@ -46,6 +48,7 @@ class Stream:
     def ask(self, method: str, authority: str, target: str, headers: Mapping[str, str], body: bytes | None) -> None:
         """Send a request. Raises `WireError`."""
         self.unsent = memoryview(body or b"")
+        self._has_no_body = method == "HEAD"
         self._connection.begin(self, request_fields(method, authority, target, headers, body))
 
     def unheard(self) -> asyncio.Future[None] | None:
@@ -86,11 +89,15 @@ class Stream:
     def take_body(self, data: bytes, padding: int) -> None:
         """A piece of the body has come."""
         self._body += data
+        self._body_bytes += len(data)
         self._read_bytes += padding
         self._wake()
 
     def take_end(self) -> None:
-        """The answer is complete."""
+        """The answer is complete. Raises `BadFields` where it is shorter or longer than it said."""
+        has_length = "content-length" in self.headers and not self._has_no_body and self.status != 304
+        if has_length and (self.headers["content-length"].lstrip("0") or "0") != str(self._body_bytes):
+            raise BadFields("sent a body of another length than it said")
         self._is_complete = True
         self._wake()
 

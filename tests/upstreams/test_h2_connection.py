@@ -45,6 +45,9 @@ async def post(client: FastClient, url: str, body: bytes | None = b"{}", **heade
         return await response.read(2**24) or b""
 
 
+NOBODY = Asked(None, 0, [])  # type: ignore[arg-type]
+
+
 def ignore(asked: Asked) -> None:
     """Say nothing."""
 
@@ -139,6 +142,30 @@ async def test_a_large_body_waits_for_the_servers_window_and_holds_up_nobody(cli
 async def test_a_body_larger_than_any_window_arrives_whole(client: FastClient) -> None:
     async with h2_serving(lambda asked: asked.answer(b"%d" % len(asked.body))) as served:
         assert await post(client, served.url, b"x" * 3_000_000) == b"3000000"
+
+
+async def test_a_window_that_shrinks_and_opens_again_is_kept_to(client: FastClient) -> None:
+    async with h2_serving(echo) as served, anyio.create_task_group() as tasks:
+        served.reads = False
+        large, answers = b"x" * 100_000, []
+
+        async def send() -> None:
+            answers.append(await post(client, served.url, large))
+
+        tasks.start_soon(send)
+        await until(lambda: served.peers and len(served.peers[0]._open.get(1, NOBODY).body) == 65535)
+        [peer] = served.peers
+        peer.machine.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1000})  # 64535 less than nothing is left
+        peer.machine.increment_flow_control_window(2**20)
+        peer.machine.increment_flow_control_window(2**20, 1)
+        served.reads = True
+        peer.flush()
+        await until(lambda: answers == [large])
+
+
+async def test_headers_larger_than_a_frame_arrive_whole(client: FastClient) -> None:
+    async with h2_serving(lambda asked: asked.answer(asked.value("x").encode()[:5])) as served:
+        assert await post(client, served.url, x="abcde" * 8000) == b"abcde"
 
 
 async def test_an_answer_before_the_request_was_read_ends_the_exchange(client: FastClient) -> None:
@@ -488,6 +515,21 @@ FLOODS = {
     ),
     "a window of nothing": lambda asked: asked.peer.raw(frame(WINDOW_UPDATE, 0, 0, b"\0\0\0\0")),
     "a window beyond all": lambda asked: asked.peer.raw(frame(WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff") * 2),
+    "a window beyond all, of one": lambda asked: asked.peer.raw(
+        frame(WINDOW_UPDATE, 0, asked.stream, b"\x7f\xff\xff\xff")
+    ),
+    "a first window beyond all": lambda asked: asked.peer.raw(frame(SETTINGS, 0, 0, b"\0\4\xff\xff\xff\xff")),
+    "frames of no size": lambda asked: asked.peer.raw(frame(SETTINGS, 0, 0, b"\0\5\0\0\0\0")),
+    "half a setting": lambda asked: asked.peer.raw(frame(SETTINGS, 0, 0, b"\0\4\0")),
+    "settings of a stream": lambda asked: asked.peer.raw(frame(SETTINGS, 0, asked.stream)),
+    "a body of no stream": lambda asked: asked.peer.raw(frame(0, 0, 0, b"x")),
+    "a body to nothing": lambda asked: asked.peer.raw(frame(0, 0, 2, b"x")),
+    "more padding than there is": lambda asked: asked.peer.raw(frame(0, 8, asked.stream, b"\x10x")),
+    "no padding where it should be": lambda asked: asked.peer.raw(frame(HEADERS, 8 | 4, asked.stream)),
+    "continuation of nothing": lambda asked: asked.peer.raw(frame(CONTINUATION, 4, asked.stream, b"\x88")),
+    "continuation of another's": lambda asked: asked.peer.raw(
+        frame(HEADERS, 0, asked.stream) + frame(CONTINUATION, 4, asked.stream + 2, b"\x88")
+    ),
     "headers that cannot be decoded": lambda asked: asked.peer.raw(
         frame(HEADERS, END_HEADERS, asked.stream, b"\xff" * 20)
     ),
@@ -526,8 +568,40 @@ MALFORMED = {
 }
 
 
+OK = malformed((b":status", b"200"))
+SHORT = malformed((b":status", b"200"), (b"content-length", b"3"))
+ODD = {
+    name: lambda stream, block=block: frame(HEADERS, END_HEADERS, stream, block) for name, block in MALFORMED.items()
+}
+ODD |= {
+    "a body first": lambda stream: frame(0, 0, stream, b"x"),
+    "a body that is too short": lambda stream: (
+        frame(HEADERS, END_HEADERS, stream, SHORT) + frame(0, END_STREAM, stream, b"ab")
+    ),
+    "a body that is too long": lambda stream: (
+        frame(HEADERS, END_HEADERS, stream, SHORT) + frame(0, END_STREAM, stream, b"abcd")
+    ),
+    "no body where one was said": lambda stream: frame(HEADERS, END_HEADERS | END_STREAM, stream, SHORT),
+    "two answers": lambda stream: frame(HEADERS, END_HEADERS, stream, OK) * 2,
+    "trailers that do not end": lambda stream: (
+        frame(HEADERS, END_HEADERS, stream, OK) + frame(HEADERS, END_HEADERS, stream, malformed((b"a", b"b")))
+    ),
+    "an end before the answer": lambda stream: frame(
+        HEADERS, END_HEADERS | END_STREAM, stream, malformed((b":status", b"103"))
+    ),
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
+async def test_an_answer_in_the_wrong_order_or_of_the_wrong_length_is_an_error(client: FastClient, odd: Any) -> None:
+    async with h2_serving(lambda asked: asked.peer.raw(odd(asked.stream))) as served:
+        with pytest.raises(WireError):
+            await asyncio.wait_for(post(client, served.url), 5)
+        assert len(served.asked) == 1
+
+
 @pytest.mark.parametrize("block", MALFORMED.values(), ids=MALFORMED.keys())
-async def test_a_malformed_answer_is_an_error_for_who_asked_and_nobody_else(client: FastClient, block: bytes) -> None:
+async def test_malformed_headers_are_an_error_for_who_asked_and_nobody_else(client: FastClient, block: bytes) -> None:
     async with h2_serving(ignore) as served, anyio.create_task_group() as tasks:
         answers: list[bytes] = []
 
@@ -624,6 +698,24 @@ async def test_a_connection_that_carries_something_is_not(client: FastClient, mo
             served.peers[0].send(1, b"2")
             assert await anext(pieces) == b"2"
         await until(lambda: served.peers[0].is_closed)
+
+
+async def test_padding_and_priorities_are_no_part_of_an_answer(client: FastClient) -> None:
+    def answer(asked: Asked) -> None:
+        asked.peer.raw(frame(HEADERS, END_HEADERS | 8 | 0x20, asked.stream, b"\2" + b"\0" * 5 + OK + b"\0\0"))
+        asked.peer.raw(frame(0, 8, asked.stream, b"\4body" + b"\0" * 4) + frame(0, END_STREAM, asked.stream))
+
+    async with h2_serving(answer) as served:
+        assert await post(client, served.url) == b"body"
+
+
+async def test_a_server_that_does_not_begin_with_its_settings_is_given_up(client: FastClient) -> None:
+    def answer(asked: Asked) -> None:
+        asked.peer.raw(frame(PING, 0, 0, b"x" * 8))
+
+    async with h2_serving(answer, greets=False) as served:
+        with pytest.raises(WireError):
+            await post(client, served.url)
 
 
 async def test_a_server_that_never_says_its_settings_is_given_up(
