@@ -1,11 +1,11 @@
-"""The HTTP/1.1 client towards upstreams: a pool of kept connections to each, and nothing a gateway must not do.
+"""The HTTP client towards upstreams: a pool of kept connections to each, and nothing a gateway must not do.
 
 Redirects are not followed (a redirect would carry credentials elsewhere), nothing is read from the environment (no
 proxies, no .netrc), no cookies are kept, and a request is never sent twice: a connection is given up before anything
 is written to it, or the caller hears that it broke. Every address is put to `admits` when it is connected to, after
 DNS has answered, so that no name can lead anywhere else in between.
 
-Why not HTTP/2, and why not a library: docs/decisions/0004-http-client.md.
+HTTP/1.1 here, HTTP/2 where `over_tls` finds it. Why not a library: docs/decisions/0004-http-client.md.
 """
 
 from __future__ import annotations
