@@ -37,6 +37,11 @@ def started() -> tuple[Stream, Recording]:
     return stream, connection
 
 
+async def heard(stream: Stream) -> None:
+    while (waiting := stream.unheard()) is not None:
+        await waiting
+
+
 async def test_small_answers_need_no_further_window() -> None:
     stream, connection = started()
     stream.take_body(b"ab", 0)
@@ -93,7 +98,7 @@ async def test_only_what_has_no_answer_yet_can_be_unprocessed() -> None:
     unanswered = Stream(Recording())  # type: ignore[arg-type]
     unanswered.fail("refused", is_unprocessed=True)
     with pytest.raises(Unprocessed):
-        await unanswered.head()
+        await heard(unanswered)
     with pytest.raises(WireError) as error:
         await answered.piece()
     assert not isinstance(error.value, Unprocessed)
