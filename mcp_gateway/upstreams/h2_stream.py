@@ -22,7 +22,7 @@ WINDOW_BYTES: Final = MAX_HELD_BYTES
 
 
 class Stream:
-    """One exchange: `ask`, `unheard` until it says None, `piece` until it is empty, then `abort`, whatever has been read."""
+    """One exchange: `ask`, `unheard` until it says None, `piece` until it is empty, then `abort` in any case."""
 
     is_shared: Literal[True] = True
     is_reusable: Literal[False] = False
