@@ -152,7 +152,7 @@ class SharedConnection(asyncio.Protocol):
             raise Unprocessed(_NOT_LOOKED_AT) from e
         stream.id, stream.heard_before = stream_id, self._heard
         self._streams[stream_id] = stream
-        self._is_going = stream_id + 1 >= 2 * MAX_EXCHANGES  # ours are the odd numbers
+        self._is_going |= stream_id + 1 >= 2 * MAX_EXCHANGES  # ours are the odd numbers
         if stream.unsent:
             self._unsent.append(stream)
         self._flush_soon()
