@@ -1,30 +1,25 @@
 """One HTTP/2 connection to an upstream, shared by many exchanges, bounded whatever the other side sends.
 
-The `h2` library is the state machine: frames, header compression, windows. What it leaves to us stands here and in
-`h2_frames`: how much may be held, what answers what, when a request was certainly not looked at, and when a connection
-takes no more of them. The window of the whole connection is opened as things come, that of a stream as its body is
-read: whoever does not read holds up nobody else, and holds `WINDOW_BYTES`.
+Frames in and frames out (RFC 9113), of which a client without server push needs little: headers, bodies, windows, who
+may still be answered when the server goes. Compression of headers is `hpack`'s. The window of the whole connection is
+opened as things come, that of a stream as its body is read: whoever does not read holds up nobody else, and holds
+`WINDOW_BYTES`. What is wrong with one answer is that exchange's fault; what is wrong with the frames ends all.
 
-Knows nothing of pools, addresses or JSON.
+Why not the h2 library: docs/decisions/0004-http-client.md. Knows nothing of pools, addresses or JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Callable
+from typing import Final, Literal
 
-import h2.connection
-import h2.errors
-import h2.events
-import h2.exceptions
-from h2.config import H2Configuration
-from h2.settings import SettingCodes, Settings
-from hpack import HeaderTuple
+from hpack import HPACKError
 
-from mcp_gateway.upstreams.h2_fields import BadFields
-from mcp_gateway.upstreams.h2_frames import GOAWAY, MAX_FRAME_BYTES, BadFrames, Frame, Frames
+from mcp_gateway.upstreams import h2_frames
+from mcp_gateway.upstreams.h2_fields import BadFields, Heads
+from mcp_gateway.upstreams.h2_frames import MAX_FRAME_BYTES, BadFrames, Frame, Frames, frame, window_update
 from mcp_gateway.upstreams.h2_stream import WINDOW_BYTES, Stream
 from mcp_gateway.upstreams.wire import KEEPALIVE_S, Unprocessed
 from mcp_gateway.upstreams.wire_connection import MAX_HEAD_BYTES, has_news
@@ -47,45 +42,22 @@ MAX_UNSENT_BYTES: Final = 2**20
 PUMP_BYTES: Final = 64 * 1024
 """Of request bodies, at one go: what the socket takes decides when more follows."""
 
-TABLE_BYTES: Final = 4096
-"""Of headers that are remembered for compression; a server may ask for any number."""
+_FIRST_WINDOW_BYTES: Final = 65535
+"""Of everything, until something else is said."""
+
+_MOST_WINDOW_BYTES: Final = 2**31 - 1
+
+_HEADER_TABLE_SIZE, _ENABLE_PUSH, _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE, _MAX_HEAD = range(
+    1, 7
+)
+_OUR_SETTINGS: Final = {_ENABLE_PUSH: 0, _INITIAL_WINDOW_SIZE: WINDOW_BYTES, _MAX_HEAD: MAX_HEAD_BYTES}
+
+_PROTOCOL_ERROR: Final = 0x1
+_REFUSED_STREAM: Final = 0x7
+_CANCEL: Final = 0x8
 
 _BROKEN: Final = "broke the connection or the HTTP protocol"
 _NOT_LOOKED_AT: Final = "did not take the request"
-
-
-class _Silent:
-    """The library formats nothing for a log that nobody keeps."""
-
-    def debug(self, *_: object) -> None: ...
-
-    def trace(self, *_: object) -> None: ...
-
-
-class _Machine(h2.connection.H2Connection):
-    MAX_CLOSED_STREAMS = 4096
-
-
-def _machine() -> _Machine:
-    # Headers are judged by `h2_fields`, where a malformed answer is one stream's fault and not all others' end.
-    config = H2Configuration(
-        header_encoding=None,
-        validate_outbound_headers=False,
-        normalize_outbound_headers=False,
-        validate_inbound_headers=False,
-        normalize_inbound_headers=False,
-        logger=_Silent(),  # type: ignore[arg-type]
-    )
-    machine = _Machine(config)
-    own = {
-        SettingCodes.ENABLE_PUSH: 0,
-        SettingCodes.INITIAL_WINDOW_SIZE: WINDOW_BYTES,
-        SettingCodes.MAX_FRAME_SIZE: MAX_FRAME_BYTES,
-        SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEAD_BYTES,
-    }
-    machine.local_settings = Settings(client=True, initial_values=own)
-    del machine.local_settings[SettingCodes.ENABLE_CONNECT_PROTOCOL]  # only servers have that to say
-    return machine
 
 
 class SharedConnection(asyncio.Protocol):
@@ -97,15 +69,20 @@ class SharedConnection(asyncio.Protocol):
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._h2 = _machine()
         self._frames = Frames(self._loop.time)
+        self._heads = Heads()
+        self._block: list[Frame] = []
+        self._to_send: list[bytes] = []
+        self._next_id = 1
+        self._send_window = _FIRST_WINDOW_BYTES
+        self._first_send_window = _FIRST_WINDOW_BYTES
         self._streams: dict[int, Stream] = {}
         self._unsent: deque[Stream] = deque()
         self._uncredited = 0
         self._heard = 0
         self._is_made = self._is_lost = self._is_going = self._is_stuck = self._is_doubted = False
         self._will_flush = False
-        self._limit = 1
+        self._limit = MAX_STREAMS
         self._timer: asyncio.TimerHandle | None = None
         self.is_settled = False
         """The server has said how many streams it takes."""
@@ -120,7 +97,7 @@ class SharedConnection(asyncio.Protocol):
     def has_room(self) -> bool:
         """Whether another exchange may begin here."""
         is_barred = self._is_going or self._is_stuck or self._is_doubted
-        return self.is_open and not is_barred and len(self._streams) < self._limit
+        return self.is_open and not is_barred and len(self._streams) < (self._limit if self.is_settled else 1)
 
     @property
     def is_idle(self) -> bool:
@@ -142,20 +119,17 @@ class SharedConnection(asyncio.Protocol):
 
     # -- for streams ---------------------------------------------------------------------------------------------------
 
-    def begin(self, stream: Stream, fields: Sequence[HeaderTuple]) -> None:
+    def begin(self, stream: Stream, block: bytes, *, has_body: bool) -> None:
         """Send a request's headers, and of its body what the server takes. Raises `Unprocessed`."""
-        try:
-            stream_id = self._h2.get_next_available_stream_id()
-            self._h2.send_headers(stream_id, fields, end_stream=not stream.unsent)
-        except h2.exceptions.ProtocolError as e:  # no numbers left, or closed in this very moment
-            self._is_going = True
-            raise Unprocessed(_NOT_LOOKED_AT) from e
-        stream.id, stream.heard_before = stream_id, self._heard
-        self._streams[stream_id] = stream
-        self._is_going |= stream_id + 1 >= 2 * MAX_EXCHANGES  # ours are the odd numbers
-        if stream.unsent:
+        if not self.is_open or self._is_going:
+            raise Unprocessed(_NOT_LOOKED_AT)
+        stream.id, self._next_id = self._next_id, self._next_id + 2
+        stream.heard_before, stream.send_window = self._heard, self._first_send_window
+        self._streams[stream.id] = stream
+        self._is_going |= self._next_id > 2 * MAX_EXCHANGES  # ours are the odd numbers
+        self._send(h2_frames.head_frames(stream.id, block, is_all=not has_body))
+        if has_body:
             self._unsent.append(stream)
-        self._flush_soon()
 
     def leave(self, stream: Stream) -> None:
         """Nobody waits for this answer any more."""
@@ -164,39 +138,34 @@ class SharedConnection(asyncio.Protocol):
         if self.is_open:
             if self._heard == stream.heard_before:  # not a byte since: does anybody live there?
                 self._is_doubted = True
-                self._h2.ping(b"\0" * 8)
-            self._reset(stream, h2.errors.ErrorCodes.CANCEL)
+                self._send(frame(h2_frames.PING, 0, 0, b"\0" * 8))
+            self._reset(stream.id, _CANCEL)
         self._left()
 
     def credit(self, stream: Stream, size: int) -> None:
         """So much of its body was read: as much more may come."""
-        if stream.id in self._streams and self.is_open:
-            self._h2.increment_flow_control_window(size, stream.id)
-            self._flush_soon()
+        if stream.id in self._streams:
+            self._send(window_update(stream.id, size))
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
         self._is_made = True
-        self._h2.initiate_connection()
-        self._h2.increment_flow_control_window(CONNECTION_WINDOW_BYTES - self._h2.inbound_flow_control_window)
         self._timer = self._loop.call_later(SETTLE_S, self._look_after)
-        self._flush_soon()
+        self._send(h2_frames.PREFACE + h2_frames.settings(_OUR_SETTINGS))
+        self._send(window_update(0, CONNECTION_WINDOW_BYTES - _FIRST_WINDOW_BYTES))
 
     def data_received(self, data: bytes) -> None:
         self._heard += 1
         self._is_doubted = False
         try:
-            for frame in self._frames.of(data):
-                self._take(frame)
+            for one in self._frames.of(data):
+                self._take(one)
         except BadFrames as e:
             self._fail(str(e))
-        except h2.exceptions.ProtocolError:
-            self._fail(_BROKEN)
         if self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             self._fail("does not read what it is sent")
-        self._flush_soon()
 
     def pause_writing(self) -> None:
         self._is_stuck = True
@@ -214,74 +183,137 @@ class SharedConnection(asyncio.Protocol):
 
     # -- what comes ----------------------------------------------------------------------------------------------------
 
-    def _take(self, frame: Frame) -> None:
-        if frame.kind == GOAWAY:
-            self._take_going(frame.last_stream())
+    def _take(self, one: Frame) -> None:
+        take = _TAKEN_BY.get(one.kind)
+        if not self.is_settled and (one.kind != h2_frames.SETTINGS or one.flags & h2_frames.ACK):
+            raise BadFrames("did not begin as HTTP/2 begins")
+        if take is not None:  # unknown ones are to be ignored
+            take(self, one)
+
+    def _take_headers(self, one: Frame) -> None:
+        self._block.append(one)
+        if not one.flags & h2_frames.END_HEADERS:
             return
-        for event in self._h2.receive_data(frame.whole):
-            if (take := _TAKEN_BY.get(type(event))) is not None:
-                take(self, event)
+        frames, self._block = self._block, []
+        stream = self._stream_of(one)
+        try:
+            head = self._heads.read(b"".join([each.content for each in frames]))
+        except HPACKError as e:
+            raise BadFrames("sent headers that cannot be decoded, or more than anybody needs") from e
+        except BadFields as e:
+            if stream is not None:
+                self._give_up(stream, e)
+            return
+        if stream is not None:
+            is_end = bool(frames[0].flags & h2_frames.END_STREAM)
+            self._judged(stream, lambda: stream.take_head(head, is_end=is_end))
+            if stream.status:
+                self._frames.note_progress()
 
-    def _take_going(self, last_stream: int) -> None:
-        """The server closes; what it has begun may still be answered."""
-        self._is_going = True
-        for stream_id in [stream_id for stream_id in self._streams if stream_id > last_stream]:
-            self._streams.pop(stream_id).fail(_NOT_LOOKED_AT, is_unprocessed=True)
-        self._left()
-
-    def _take_answer(self, event: h2.events.ResponseReceived) -> None:
-        self._take_head(event, is_answer=True)
-        self._frames.note_progress()
-
-    def _take_more_head(self, event: h2.events.InformationalResponseReceived | h2.events.TrailersReceived) -> None:
-        self._take_head(event, is_answer=False)
-
-    def _take_head(self, event: Any, *, is_answer: bool) -> None:
-        stream = self._streams.get(event.stream_id)
+    def _take_data(self, one: Frame) -> None:
+        size, content = len(one.payload), one.content
+        self._uncredited += size
+        if self._uncredited > CONNECTION_WINDOW_BYTES:
+            raise BadFrames("sent more than it may")
+        if self._uncredited >= CONNECTION_WINDOW_BYTES // 2:
+            self._send(window_update(0, self._uncredited))
+            self._uncredited = 0
+        stream = self._stream_of(one)
         if stream is None:
             return
-        try:
-            stream.take_head(event.headers, is_answer=is_answer)
-        except BadFields as e:
-            self._give_up(stream, str(e))
-
-    def _take_data(self, event: h2.events.DataReceived) -> None:
-        size = event.flow_controlled_length
-        self._uncredited += size
-        if self._uncredited >= CONNECTION_WINDOW_BYTES // 2:
-            self._h2.increment_flow_control_window(self._uncredited)
-            self._uncredited = 0
-        stream = self._streams.get(event.stream_id)
-        if stream is not None and event.data:
+        stream.receive_window -= size
+        if stream.receive_window < 0:
+            raise BadFrames("sent more than it may")
+        if content or not stream.status:
             self._frames.note_progress()
-            stream.take_body(event.data, size - len(event.data))
+            self._judged(stream, lambda: stream.take_body(content, size - len(content)))
+        if one.flags & h2_frames.END_STREAM and stream.id in self._streams:
+            self._judged(stream, stream.take_end)
 
-    def _take_end(self, event: h2.events.StreamEnded) -> None:
-        stream = self._streams.get(event.stream_id)
-        if stream is not None:
-            try:
-                stream.take_end()
-            except BadFields as e:
-                self._give_up(stream, str(e))
-            if stream.is_over:
-                del self._streams[stream.id]
-                self._left()
+    def _judged(self, stream: Stream, take: Callable[[], None]) -> None:
+        try:
+            take()
+        except BadFields as e:
+            self._give_up(stream, e)
+        if stream.is_over:
+            self._end(stream)
 
-    def _take_reset(self, event: h2.events.StreamReset) -> None:
-        stream = self._streams.pop(event.stream_id, None)
+    def _give_up(self, stream: Stream, error: BadFields) -> None:
+        """One answer that is malformed ends that exchange; the others are not touched."""
+        del self._streams[stream.id]
+        stream.fail(str(error))
+        self._reset(stream.id, _PROTOCOL_ERROR)
+        self._left()
+
+    def _take_reset(self, one: Frame) -> None:
+        stream = self._stream_of(one)
         if stream is not None:
-            is_refused = event.error_code == h2.errors.ErrorCodes.REFUSED_STREAM
+            del self._streams[stream.id]
+            is_refused = one.number() == _REFUSED_STREAM
             stream.fail(_NOT_LOOKED_AT if is_refused else "broke off the exchange", is_unprocessed=is_refused)
             self._left()
 
-    def _take_settings(self, event: h2.events.RemoteSettingsChanged) -> None:
-        self._limit = min(MAX_STREAMS, self._h2.remote_settings.max_concurrent_streams)
-        if self._h2.encoder.header_table_size > TABLE_BYTES:
-            self._h2.encoder.header_table_size = TABLE_BYTES
+    def _take_settings(self, one: Frame) -> None:
+        if one.flags & h2_frames.ACK:
+            return
+        if len(one.payload) % 6:
+            raise BadFrames("sent a frame that is none")
+        for at in range(0, len(one.payload), 6):
+            self._take_setting(int.from_bytes(one.payload[at : at + 2], "big"), one.number(at + 2))
+        self._send(frame(h2_frames.SETTINGS, h2_frames.ACK, 0))
         if not self.is_settled:
             self.is_settled = True
             self._wait_for_idleness()
         self._on_change(self)
+
+    def _take_setting(self, key: int, value: int) -> None:
+        if key == _MAX_CONCURRENT_STREAMS:
+            self._limit = min(MAX_STREAMS, value)
+        elif key == _INITIAL_WINDOW_SIZE:
+            if value > _MOST_WINDOW_BYTES:
+                raise BadFrames("opened a window too far")
+            more, self._first_send_window = value - self._first_send_window, value
+            for stream in self._streams.values():
+                stream.send_window += more
+        elif (key == _MAX_FRAME_SIZE and value < MAX_FRAME_BYTES) or (key == _ENABLE_PUSH and value):
+            raise BadFrames("sent a setting that is none")
+
+    def _take_push(self, one: Frame) -> None:
+        raise BadFrames("sent what nobody asked for")
+
+    def _take_ping(self, one: Frame) -> None:
+        if not one.flags & h2_frames.ACK:
+            self._send(frame(h2_frames.PING, h2_frames.ACK, 0, one.payload))
+
+    def _take_going(self, one: Frame) -> None:
+        """The server closes; what it has begun may still be answered."""
+        self._is_going = True
+        last = one.number() & 0x7FFF_FFFF
+        for stream_id in [stream_id for stream_id in self._streams if stream_id > last]:
+            self._streams.pop(stream_id).fail(_NOT_LOOKED_AT, is_unprocessed=True)
+        self._left()
+
+    def _take_window(self, one: Frame) -> None:
+        size = one.number() & 0x7FFF_FFFF
+        if not size:
+            raise BadFrames("opened a window by nothing")
+        if not one.stream:
+            self._send_window = window = self._send_window + size
+        elif (stream := self._stream_of(one)) is not None:
+            stream.send_window = window = stream.send_window + size
+        else:
+            return
+        if window > _MOST_WINDOW_BYTES:
+            raise BadFrames("opened a window too far")
+        if self._unsent:
+            self._flush_soon()
+
+    def _stream_of(self, one: Frame) -> Stream | None:
+        """Whose frame it is; None for an exchange that is over."""
+        stream = self._streams.get(one.stream)
+        if stream is None and (one.stream >= self._next_id or not one.stream & 1):
+            raise BadFrames("answered what nobody asked")
+        return stream
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -313,19 +345,13 @@ class SharedConnection(asyncio.Protocol):
             else:
                 self._timer = self._loop.call_later(left_s, self._look_after)
 
-    def _give_up(self, stream: Stream, words: str) -> None:
-        """One answer is malformed; the others are not touched."""
-        del self._streams[stream.id]
-        stream.fail(words)
-        self._reset(stream, h2.errors.ErrorCodes.PROTOCOL_ERROR)
-        self._left()
+    def _end(self, stream: Stream) -> None:
+        """Both sides have said all."""
+        if self._streams.pop(stream.id, None) is not None:
+            self._left()
 
-    def _reset(self, stream: Stream, code: h2.errors.ErrorCodes) -> None:
-        try:
-            self._h2.reset_stream(stream.id, code)
-        except h2.exceptions.ProtocolError:  # it has just been closed by the other side
-            return
-        self._flush_soon()
+    def _reset(self, stream_id: int, code: int) -> None:
+        self._send(frame(h2_frames.RST_STREAM, 0, stream_id, code.to_bytes(4, "big")))
 
     def _fail(self, words: str) -> None:
         """Give the connection up, and all that is under way on it."""
@@ -337,6 +363,10 @@ class SharedConnection(asyncio.Protocol):
             self.abort()
 
     # -- what goes -----------------------------------------------------------------------------------------------------
+
+    def _send(self, data: bytes) -> None:
+        self._to_send.append(data)
+        self._flush_soon()
 
     def _flush_soon(self) -> None:
         """Send in a moment, together with what others want to send by then."""
@@ -350,7 +380,8 @@ class SharedConnection(asyncio.Protocol):
             return
         if self._unsent and not self._is_stuck:
             self._pump()
-        if data := self._h2.data_to_send():
+        if self._to_send:
+            data, self._to_send = b"".join(self._to_send), []
             self._transport.write(data)
 
     def _pump(self) -> None:
@@ -370,24 +401,26 @@ class SharedConnection(asyncio.Protocol):
                 self._unsent.append(stream)
 
     def _send_of(self, stream: Stream) -> int:
-        size = min(self._h2.local_flow_control_window(stream.id), self._h2.max_outbound_frame_size, len(stream.unsent))
-        size = min(size, PUMP_BYTES)
+        size = min(stream.send_window, self._send_window, MAX_FRAME_BYTES, len(stream.unsent))
         if size <= 0:
             return 0
         piece, stream.unsent = stream.unsent[:size], stream.unsent[size:]
-        self._h2.send_data(stream.id, piece, end_stream=not stream.unsent)
+        stream.send_window -= size
+        self._send_window -= size
+        self._to_send.append(frame(h2_frames.DATA, 0 if stream.unsent else h2_frames.END_STREAM, stream.id, piece))
         if stream.is_over:
-            del self._streams[stream.id]
-            self._left()
+            self._end(stream)
         return size
 
 
-_TAKEN_BY: Final[dict[type[h2.events.Event], Callable[[SharedConnection, Any], None]]] = {
-    h2.events.DataReceived: SharedConnection._take_data,
-    h2.events.InformationalResponseReceived: SharedConnection._take_more_head,
-    h2.events.RemoteSettingsChanged: SharedConnection._take_settings,
-    h2.events.ResponseReceived: SharedConnection._take_answer,
-    h2.events.StreamEnded: SharedConnection._take_end,
-    h2.events.StreamReset: SharedConnection._take_reset,
-    h2.events.TrailersReceived: SharedConnection._take_more_head,
+_TAKEN_BY: Final[dict[int, Callable[[SharedConnection, Frame], None]]] = {
+    h2_frames.CONTINUATION: SharedConnection._take_headers,
+    h2_frames.DATA: SharedConnection._take_data,
+    h2_frames.GOAWAY: SharedConnection._take_going,
+    h2_frames.HEADERS: SharedConnection._take_headers,
+    h2_frames.PING: SharedConnection._take_ping,
+    h2_frames.PUSH_PROMISE: SharedConnection._take_push,
+    h2_frames.RST_STREAM: SharedConnection._take_reset,
+    h2_frames.SETTINGS: SharedConnection._take_settings,
+    h2_frames.WINDOW_UPDATE: SharedConnection._take_window,
 }

@@ -1,8 +1,6 @@
-"""HTTP/2 frames as they arrive: cut apart, and counted before anything is made of them.
+"""HTTP/2 frames (RFC 9113, section 4 and 6): cut out of what arrives and counted, and put together to be sent.
 
-The state machine behind (the `h2` library) says what frames mean; how many of them a server may send for nothing is
-said here. GOAWAY never reaches it: it would take it for the end of everything, while the answers that the server has
-begun still come (RFC 9113, section 6.8).
+How many a server may send for nothing is said here; what they mean, in `h2_connection`.
 
 Knows nothing of streams, headers or sockets.
 """
@@ -14,14 +12,27 @@ from typing import Final, NamedTuple
 
 from mcp_gateway.upstreams.wire_connection import MAX_HEAD_BYTES
 
+DATA: Final = 0x0
 HEADERS: Final = 0x1
+PRIORITY: Final = 0x2
+RST_STREAM: Final = 0x3
+SETTINGS: Final = 0x4
 PUSH_PROMISE: Final = 0x5
+PING: Final = 0x6
 GOAWAY: Final = 0x7
+WINDOW_UPDATE: Final = 0x8
 CONTINUATION: Final = 0x9
+
+END_STREAM: Final = 0x1
+ACK: Final = 0x1
 END_HEADERS: Final = 0x4
+PADDED: Final = 0x8
+WITH_PRIORITY: Final = 0x20
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 MAX_FRAME_BYTES: Final = 16 * 1024
-"""What RFC 9113 gives everybody who asks for no more."""
+"""What everybody gets who asks for no more."""
 
 MAX_FRUITLESS: Final = 1000
 FRUITLESS_S: Final = 10.0
@@ -29,6 +40,9 @@ FRUITLESS_S: Final = 10.0
 PRIORITY, empty DATA, unknown ones, whatever comes for streams that are over."""
 
 _HEAD_BYTES: Final = 9
+_SIZES: Final = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
+_NOT_OF_STREAMS: Final = frozenset({SETTINGS, PING, GOAWAY})
+_OF_STREAMS: Final = frozenset({DATA, HEADERS, PRIORITY, RST_STREAM, PUSH_PROMISE, CONTINUATION})
 
 
 class BadFrames(Exception):
@@ -36,14 +50,28 @@ class BadFrames(Exception):
 
 
 class Frame(NamedTuple):
-    """One whole frame, as it came."""
+    """One whole frame."""
 
     kind: int
-    whole: bytes
+    flags: int
+    stream: int
+    payload: bytes
 
-    def last_stream(self) -> int:
-        """Of a GOAWAY: the last of our streams that the server may have acted on."""
-        return int.from_bytes(self.whole[_HEAD_BYTES : _HEAD_BYTES + 4], "big") & 0x7FFF_FFFF
+    @property
+    def content(self) -> bytes:
+        """What a DATA or HEADERS frame brings, without padding and priority. Raises `BadFrames`."""
+        flags = self.flags if self.kind == HEADERS else self.flags & PADDED
+        if not flags & (PADDED | WITH_PRIORITY):
+            return self.payload
+        padding = self.payload[0] if flags & PADDED and self.payload else 0
+        start = (1 if flags & PADDED else 0) + (5 if flags & WITH_PRIORITY else 0)
+        if start + padding > len(self.payload):
+            raise BadFrames("sent a frame that is none")
+        return self.payload[start : len(self.payload) - padding]
+
+    def number(self, at: int = 0) -> int:
+        """Four bytes of it, as a number."""
+        return int.from_bytes(self.payload[at : at + 4], "big")
 
 
 class Frames:
@@ -55,7 +83,7 @@ class Frames:
         self._fruitless = 0
         self._counted_since = clock()
         self._head_bytes = 0
-        self._is_in_head = False
+        self._head_of = 0
 
     def note_progress(self) -> None:
         """What just came was an answer, or a part of one."""
@@ -73,16 +101,21 @@ class Frames:
             after = at + _HEAD_BYTES + size
             if after > end:
                 break
-            self._judge(data[at + 3], data[at + 4], size)
-            yield Frame(data[at + 3], data[at:after])
+            stream = int.from_bytes(data[at + 5 : at + 9], "big") & 0x7FFF_FFFF
+            frame = Frame(data[at + 3], data[at + 4], stream, data[at + _HEAD_BYTES : after])
+            self._judge(frame, size)
+            yield frame
             at = after
         self._rest = data[at:]
 
-    def _judge(self, kind: int, flags: int, size: int) -> None:
-        if self._is_in_head or kind in (HEADERS, PUSH_PROMISE):
-            self._judge_head(kind, flags, size)
-        elif kind == GOAWAY and size < 8:
+    def _judge(self, frame: Frame, size: int) -> None:
+        kind = frame.kind
+        if self._head_of or kind in (HEADERS, CONTINUATION):
+            self._judge_head(frame, size)
+        if _SIZES.get(kind, size) != size or (kind == GOAWAY and size < 8):
             raise BadFrames("sent a frame that is none")
+        if (kind in _OF_STREAMS and not frame.stream) or (kind in _NOT_OF_STREAMS and frame.stream):
+            raise BadFrames("sent a frame where it does not belong")
         self._fruitless += 1
         if self._fruitless <= MAX_FRUITLESS:
             return
@@ -91,13 +124,55 @@ class Frames:
             raise BadFrames("sent more frames than anybody needs")
         self._fruitless, self._counted_since = 0, now
 
-    def _judge_head(self, kind: int, flags: int, size: int) -> None:
-        """Headers may come in any number of frames, of which the machine keeps all until the last has come."""
-        if self._is_in_head and kind != CONTINUATION:
+    def _judge_head(self, frame: Frame, size: int) -> None:
+        """Headers may come in any number of frames, with nothing in between, and are kept until the last has come."""
+        is_next = frame.kind == CONTINUATION and frame.stream == self._head_of
+        if not is_next and (self._head_of or frame.kind == CONTINUATION):
             raise BadFrames("sent other frames in the middle of headers")
         self._head_bytes += size + _HEAD_BYTES
         if self._head_bytes > MAX_HEAD_BYTES:
             raise BadFrames("sent more headers than anybody needs")
-        self._is_in_head = not flags & END_HEADERS
-        if not self._is_in_head:
-            self._head_bytes = 0
+        self._head_of = frame.stream
+        if frame.flags & END_HEADERS:
+            self._head_of = self._head_bytes = 0
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
+    """One frame, to be sent."""
+    size = len(payload)
+    head = b"%c%c%c%c%c%b" % (
+        size >> 16,
+        size >> 8 & 0xFF,
+        size & 0xFF,
+        kind,
+        flags,
+        stream.to_bytes(4, "big"),
+    )
+    return b"".join((head, payload))
+
+
+def settings(values: dict[int, int]) -> bytes:
+    """A SETTINGS frame, to be sent."""
+    pairs = [key.to_bytes(2, "big") + value.to_bytes(4, "big") for key, value in values.items()]
+    return frame(SETTINGS, 0, 0, b"".join(pairs))
+
+
+def window_update(stream: int, size: int) -> bytes:
+    """A WINDOW_UPDATE, to be sent: so much more may come."""
+    return frame(WINDOW_UPDATE, 0, stream, size.to_bytes(4, "big"))
+
+
+def head_frames(stream: int, block: bytes, *, is_all: bool) -> bytes:
+    """A request's headers, to be sent. `is_all`: no body follows."""
+    flags = END_STREAM if is_all else 0
+    if len(block) <= MAX_FRAME_BYTES:
+        return frame(HEADERS, flags | END_HEADERS, stream, block)
+    pieces = [block[at : at + MAX_FRAME_BYTES] for at in range(0, len(block), MAX_FRAME_BYTES)]
+    first, *middle, last = pieces
+    return b"".join(
+        [
+            frame(HEADERS, flags, stream, first),
+            *(frame(CONTINUATION, 0, stream, piece) for piece in middle),
+            frame(CONTINUATION, END_HEADERS, stream, last),
+        ]
+    )

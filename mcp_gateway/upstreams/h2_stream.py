@@ -7,10 +7,10 @@ lets the server send more is opened as the body is read, never before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal
 
-from mcp_gateway.upstreams.h2_fields import BadFields, Field, answer_headers, request_fields, size_of
+from mcp_gateway.upstreams.h2_fields import BadFields, Head, request_block
 from mcp_gateway.upstreams.wire import Unprocessed, WireError
 from mcp_gateway.upstreams.wire_connection import MAX_HEAD_BYTES, MAX_HELD_BYTES
 
@@ -42,6 +42,8 @@ class Stream:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.unsent = memoryview(b"")
+        self.send_window = 0
+        self.receive_window = WINDOW_BYTES
         self.heard_before = 0
         """How much the connection had heard when this was sent: whether it lives can be told from that."""
 
@@ -49,7 +51,7 @@ class Stream:
         """Send a request. Raises `WireError`."""
         self.unsent = memoryview(body or b"")
         self._has_no_body = method == "HEAD"
-        self._connection.begin(self, request_fields(method, authority, target, headers, body))
+        self._connection.begin(self, request_block(method, authority, target, headers, body), has_body=bool(body))
 
     def unheard(self) -> asyncio.Future[None] | None:
         """See `Connection.unheard`. Raises `WireError`, `Unprocessed` where the request may be sent once more."""
@@ -73,21 +75,26 @@ class Stream:
 
     # -- what the connection hears -------------------------------------------------------------------------------------
 
-    def take_head(self, fields: Iterable[Field], *, is_answer: bool) -> None:
+    def take_head(self, head: Head, *, is_end: bool) -> None:
         """Headers have come: those of the answer, of a 1xx before it, or trailers. Raises `BadFields`."""
-        fields = list(fields)
-        self._head_bytes += size_of(fields)
+        status, headers, size = head
+        self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
             raise BadFields("sent more headers than anybody needs")
-        status, headers = answer_headers(fields)
-        if is_answer:  # RFC 9110 section 6.5.1: trailers must not be merged into headers
-            if not status:
-                raise BadFields("sent an answer without a status")
+        if bool(status) is bool(self.status):  # none, or another one; trailers are without
+            raise BadFields("sent headers that are no answer")
+        if status < 200 and is_end is bool(status):  # a 1xx that ends all, or trailers that do not
+            raise BadFields("sent headers that are no answer")
+        if status >= 200:  # RFC 9110 section 15.2: any number of 1xx may come before the answer
             self.status, self.headers = status, headers
             self._wake()
+        if is_end:
+            self.take_end()
 
     def take_body(self, data: bytes, padding: int) -> None:
-        """A piece of the body has come."""
+        """A piece of the body has come. Raises `BadFields` before an answer."""
+        if not self.status:
+            raise BadFields("sent a body without an answer")
         self._body += data
         self._body_bytes += len(data)
         self._read_bytes += padding
@@ -119,6 +126,7 @@ class Stream:
         self._body.clear()
         self._read_bytes += len(body)
         if self._read_bytes >= WINDOW_BYTES // 2 and not self._is_complete:
+            self.receive_window += self._read_bytes
             self._connection.credit(self, self._read_bytes)
             self._read_bytes = 0
         return body

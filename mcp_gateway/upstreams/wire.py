@@ -12,10 +12,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, Protocol
-
-if TYPE_CHECKING:
-    from hpack import HeaderTuple
+from typing import Final, Protocol
 
 KEEPALIVE_S: Final = 4.0
 """Below the 5 s after which uvicorn and node close an idle connection: we never send into one that is closing."""
@@ -80,12 +77,12 @@ class HttpExchange(AbstractAsyncContextManager[HttpResponse], Protocol):
 class SameHeaders(dict[str, str]):
     """Headers that go with many requests to one URL by one method: what they look like on the wire is kept here."""
 
-    __slots__ = ("fields", "start")
+    __slots__ = ("block", "start")
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         super().__init__(headers)
         self.start = b""
-        self.fields: list[HeaderTuple] | None = None
+        self.block = b""
 
 
 class HttpClient(Protocol):

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from fakes.h2_server import frame, going_away
 from mcp_gateway.upstreams.h2_frames import (
     CONTINUATION,
+    END_HEADERS,
+    END_STREAM,
     FRUITLESS_S,
     GOAWAY,
     HEADERS,
@@ -14,6 +16,7 @@ from mcp_gateway.upstreams.h2_frames import (
     MAX_FRUITLESS,
     BadFrames,
     Frames,
+    head_frames,
 )
 from mcp_gateway.upstreams.wire_connection import MAX_HEAD_BYTES
 
@@ -32,19 +35,34 @@ class Clock:
 
 @given(st.lists(st.binary(max_size=50), max_size=8), st.lists(st.integers(0, 400)))
 def test_frames_are_the_same_wherever_they_are_split(payloads: list[bytes], cuts: list[int]) -> None:
-    sent = [frame(6, 0, 0, payload) for payload in payloads]
+    sent = [frame(0x77, 3, 5, payload) for payload in payloads]
     stream = b"".join(sent)
     frames, got = Frames(Clock()), []
     at = 0
     for cut in [*sorted(cuts), len(stream)]:
-        got += [one.whole for one in frames.of(stream[at:cut])]
+        got += [frame(*one) for one in frames.of(stream[at:cut])]
         at = max(at, cut)
     assert got == sent
 
 
 def test_a_goaway_says_which_stream_was_the_last() -> None:
     [one] = Frames(Clock()).of(going_away(2**31 - 1))
-    assert (one.kind, one.last_stream()) == (GOAWAY, 2**31 - 1)
+    assert (one.kind, one.number()) == (GOAWAY, 2**31 - 1)
+
+
+def test_a_stream_is_known_by_31_bits() -> None:
+    [one] = Frames(Clock()).of(frame(0x77, 0, 2**32 - 1))
+    assert one.stream == 2**31 - 1
+
+
+@pytest.mark.parametrize("size", [0, MAX_FRAME_BYTES, MAX_FRAME_BYTES + 1, 3 * MAX_FRAME_BYTES])
+@pytest.mark.parametrize("is_all", [True, False])
+def test_headers_of_any_size_are_one_after_the_other(size: int, is_all: bool) -> None:
+    sent = list(Frames(Clock()).of(head_frames(3, b"x" * size, is_all=is_all)))
+    assert b"".join(one.content for one in sent) == b"x" * size
+    assert [one.kind for one in sent] == [HEADERS] + [CONTINUATION] * (len(sent) - 1)
+    assert bool(sent[0].flags & END_STREAM) is is_all
+    assert [bool(one.flags & END_HEADERS) for one in sent] == [False] * (len(sent) - 1) + [True]
 
 
 @pytest.mark.parametrize(

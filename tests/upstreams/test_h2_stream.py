@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mcp_gateway.upstreams.h2_fields import BadFields
+from mcp_gateway.upstreams.h2_fields import BadFields, Head
 from mcp_gateway.upstreams.h2_stream import WINDOW_BYTES, Stream
 from mcp_gateway.upstreams.wire import Unprocessed, WireError
 from mcp_gateway.upstreams.wire_connection import MAX_HEAD_BYTES
@@ -19,8 +19,8 @@ class Recording:
         self.credited: list[int] = []
         self.left = 0
 
-    def begin(self, stream: Stream, fields: Any) -> None:
-        self.begun.append(fields)
+    def begin(self, stream: Stream, block: bytes, *, has_body: bool) -> None:
+        self.begun.append((block, has_body))
 
     def credit(self, stream: Stream, size: int) -> None:
         self.credited.append(size)
@@ -33,7 +33,7 @@ def started() -> tuple[Stream, Recording]:
     connection = Recording()
     stream = Stream(connection)  # type: ignore[arg-type]
     stream.ask("POST", "host", "/", {}, b"body")
-    stream.take_head([(b":status", b"200")], is_answer=True)
+    stream.take_head(Head(200, {}, 10), is_end=False)
     return stream, connection
 
 
@@ -105,13 +105,13 @@ async def test_only_what_has_no_answer_yet_can_be_unprocessed() -> None:
 
 
 async def test_everything_that_is_no_body_counts_together() -> None:
-    stream, _ = started()
-    half = [(b"x", b"y" * (MAX_HEAD_BYTES // 2))]
-    stream.take_head(half, is_answer=False)
+    stream = Stream(Recording())  # type: ignore[arg-type]
+    half = Head(103, {}, MAX_HEAD_BYTES // 2 + 1)
+    stream.take_head(half, is_end=False)
     with pytest.raises(BadFields):
-        stream.take_head(half, is_answer=False)
+        stream.take_head(half, is_end=False)
 
 
 async def test_an_answer_without_a_status_is_none() -> None:
     with pytest.raises(BadFields):
-        Stream(Recording()).take_head([(b"a", b"b")], is_answer=True)  # type: ignore[arg-type]
+        Stream(Recording()).take_head(Head(0, {"a": "b"}, 2), is_end=True)  # type: ignore[arg-type]
