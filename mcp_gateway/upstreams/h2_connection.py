@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from hpack import HPACKError
 
-from mcp_gateway.upstreams import h2_frames
+from mcp_gateway.upstreams import h2_fields, h2_frames
 from mcp_gateway.upstreams.h2_fields import BadFields, Heads
 from mcp_gateway.upstreams.h2_frames import MAX_FRAME_BYTES, BadFrames, Frame, Frames, frame, window_update
 from mcp_gateway.upstreams.h2_stream import WINDOW_BYTES, Stream
@@ -123,6 +123,8 @@ class SharedConnection(asyncio.Protocol):
         """Send a request's headers, and of its body what the server takes. Raises `Unprocessed`."""
         if not self.is_open or self._is_going:
             raise Unprocessed(_NOT_LOOKED_AT)
+        if self._next_id == 1:
+            block = h2_fields.NOTHING_REMEMBERED + block
         stream.id, self._next_id = self._next_id, self._next_id + 2
         stream.heard_before, stream.send_window = self._heard, self._first_send_window
         self._streams[stream.id] = stream

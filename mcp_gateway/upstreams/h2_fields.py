@@ -27,6 +27,10 @@ _OF_CONNECTIONS: Final = frozenset(
 _KNOWN_NAMES: Final = {":authority": 1, ":method": 2, ":path": 4, ":scheme": 6, "content-length": 28}
 """Names by their number in the table that everybody has (RFC 7541, appendix A)."""
 
+NOTHING_REMEMBERED: Final = b"\x20"
+"""What the first request's headers begin with: a table of no size (RFC 7541, section 6.3). We need none, and a server
+that allows less than everybody has would otherwise wait to be told that ours has become smaller."""
+
 _NEVER_INDEXED: Final = 0x10
 _REFERENCE: Final = 0x80
 _LONG_REFERENCE: Final = 0xFF

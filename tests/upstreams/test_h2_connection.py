@@ -59,6 +59,15 @@ def echo(asked: Asked) -> None:
 # -- what goes out -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", [0, 100])
+async def test_a_server_that_remembers_fewer_headers_than_usual_is_told_that_we_need_none(
+    client: FastClient, size: int
+) -> None:
+    async with h2_serving(echo, settings={SettingCodes.HEADER_TABLE_SIZE: size}) as served:
+        assert [await post(client, served.url, body, x=str(size)) for body in (b"a", b"b")] == [b"a", b"b"]
+        assert len(served.peers) == 1
+
+
 async def test_a_request_arrives_as_it_was_given_with_names_in_lower_case(client: FastClient) -> None:
     headers = {"X-Session": "S", "te": "x"}
     async with (
