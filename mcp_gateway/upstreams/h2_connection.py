@@ -409,6 +409,7 @@ class SharedConnection(asyncio.Protocol):
         piece, stream.unsent = stream.unsent[:size], stream.unsent[size:]
         stream.send_window -= size
         self._send_window -= size
+        self._frames.note_sent(size)
         self._to_send.append(frame(h2_frames.DATA, 0 if stream.unsent else h2_frames.END_STREAM, stream.id, piece))
         if stream.is_over:
             self._end(stream)

@@ -39,6 +39,9 @@ FRUITLESS_S: Final = 10.0
 """How many frames may come in a row, and within what time, that bring no answer further: PING, SETTINGS, WINDOW_UPDATE,
 PRIORITY, empty DATA, unknown ones, whatever comes for streams that are over."""
 
+WORTH_A_FRAME_BYTES: Final = 64
+"""Of a request's body that a server took: it may have opened two windows a few times for that."""
+
 _HEAD_BYTES: Final = 9
 _SIZES: Final = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 _NOT_OF_STREAMS: Final = frozenset({SETTINGS, PING, GOAWAY})
@@ -88,6 +91,10 @@ class Frames:
     def note_progress(self) -> None:
         """What just came was an answer, or a part of one."""
         self._fruitless = 0
+
+    def note_sent(self, size: int) -> None:
+        """So much of a request's body was let through: whoever opens windows by a few bytes earns nothing by it."""
+        self._fruitless = max(self._fruitless - size // WORTH_A_FRAME_BYTES, 0)
 
     def of(self, data: bytes) -> Iterator[Frame]:
         """The frames that are whole by now. Raises `BadFrames`."""

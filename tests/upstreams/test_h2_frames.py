@@ -100,3 +100,14 @@ def test_any_number_may_come_between_answers() -> None:
     for _ in range(5):
         assert len(list(frames.of(PING * MAX_FRUITLESS))) == MAX_FRUITLESS
         frames.note_progress()
+
+
+def test_frames_that_let_a_body_through_are_no_flood_but_for_a_byte_each() -> None:
+    frames = Frames(Clock())
+    for _ in range(2 * MAX_FRUITLESS):
+        list(frames.of(PING + PING))
+        frames.note_sent(500)
+    with pytest.raises(BadFrames):
+        for _ in range(2 * MAX_FRUITLESS):
+            list(frames.of(PING))
+            frames.note_sent(1)
