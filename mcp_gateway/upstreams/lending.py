@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from mcp_gateway.domain import NOTHING, Json, Outcome, UpstreamRequest
 from mcp_gateway.errors import AgentRefused, Unreachable, UpstreamError
-from mcp_gateway.upstreams.link import Link, Told, plain_failure, plain_outcome
+from mcp_gateway.upstreams.link import FarSide, Link, Told, plain_failure, plain_outcome
 from mcp_gateway.upstreams.login_tool import LOGIN_TOOL
 
 CanAnswer = Callable[[Mapping[str, Any], str, Json], bool]
@@ -181,7 +181,7 @@ class FarReply:
         self.wants_progress: bool = told["progress"]
         self.log_level: str | None = told["log_level"]
         self.capabilities: Mapping[str, Any] = told["capabilities"]
-        self.side: object = told["side"]
+        self.side: object = FarSide(told["side"])
         self.takes_input_required: bool = told["takes_input_required"]
         self.lacking: Mapping[str, Any] = NOTHING
         self._link = link

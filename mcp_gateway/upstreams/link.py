@@ -6,6 +6,7 @@ The other end is this very program and nobody else can reach the socket, so what
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -137,10 +138,27 @@ def failure_of(upstream: str, plain: Json) -> UpstreamError | AgentRefused:
     return _FAILURES[plain["why"]](upstream, plain["message"])
 
 
+class FarSide:
+    """Who made a request in another process (`domain.Reply.side`); equal to whoever is the same, there or here."""
+
+    __slots__ = ("_word",)
+
+    def __init__(self, word: str) -> None:
+        """`word`: from `side_of`."""
+        self._word = word
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, FarSide):
+            return self._word == other._word
+        return isinstance(other, Caller) and self._word == side_of(other)
+
+    __hash__ = None  # type: ignore[assignment]  # sides are compared, and could not be found by one
+
+
 def side_of(side: object) -> str:
     """A word that is the same for two requests exactly if who made them is (`domain.Reply.side`)."""
     if not isinstance(side, Caller):
-        return f"only {id(side)}"
+        return f"only {id(side)} of {os.getpid()}"
     plain = asdict(replace(side, claims={}, started=None, expires_at=0.0))
     claims = canonical(dict(side.claims)).decode()
     return canonical([plain, claims, side.started_id, str(side.expires_at)]).decode()

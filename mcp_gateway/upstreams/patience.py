@@ -16,6 +16,15 @@ from mcp_gateway.timers import shared_timer
 LOOK_AGAIN_S: Final = 0.1
 
 
+def shown_s(limit_s: float) -> str:
+    """A limit for people. To a tenth of a second, for a moment of it may have passed on the way here.
+
+    >>> shown_s(1.993)
+    '2'
+    """
+    return f"{limit_s if limit_s < 0.5 else round(limit_s, 1):.6g}"
+
+
 class patience:  # noqa: N801 - reads as the `with` statement it is made for, like `contextlib.suppress`
     """Leave the block after `timeout_s`, not counting what `reply` waits for its agent's side meanwhile.
 

@@ -23,7 +23,7 @@ from mcp_gateway.upstreams import messages
 from mcp_gateway.upstreams.connection import SILENT, Answer, Limits, Listener, TooBusy
 from mcp_gateway.upstreams.dialect import Dialect
 from mcp_gateway.upstreams.messages import NotAMessage
-from mcp_gateway.upstreams.patience import patience
+from mcp_gateway.upstreams.patience import patience, shown_s
 from mcp_gateway.upstreams.relay import Call
 
 MAX_UNRELAYED: Final = 256
@@ -217,7 +217,7 @@ class Peer:
             return await waiting.outcome()
         with patience(timeout_s, waiting.call.reply):
             return await waiting.outcome()
-        raise TimedOut(self._name, f"upstream {self._name!r} did not answer within {timeout_s:.3g} s")
+        raise TimedOut(self._name, f"upstream {self._name!r} did not answer within {shown_s(timeout_s)} s")
 
     def _tell_cancelled(self, request_id: int, send: Callable[[bytes], None]) -> None:
         try:

@@ -19,7 +19,7 @@ from mcp_gateway.upstreams.connection import SILENT, Answer, Greeting, Limits, L
 from mcp_gateway.upstreams.dialect import MODERN, Dialect
 from mcp_gateway.upstreams.handshake import HandshakeRefused, discovered
 from mcp_gateway.upstreams.http import Http
-from mcp_gateway.upstreams.patience import patience
+from mcp_gateway.upstreams.patience import patience, shown_s
 from mcp_gateway.upstreams.proving import client_for
 from mcp_gateway.upstreams.refusals import EraRefused, Rejected, SessionLost
 from mcp_gateway.upstreams.sessions import Session, Sessions
@@ -82,7 +82,7 @@ class HttpConnection:
                 await self._check_era()
                 return e.answer
         name = self._http.name
-        raise TimedOut(name, f"upstream {name!r} did not answer within {timeout_s:.3g} s")
+        raise TimedOut(name, f"upstream {name!r} did not answer within {shown_s(timeout_s)} s")
 
     async def listen(self, notifications: Json) -> None:
         """Hold a `subscriptions/listen`; see `Connection.listen`."""
@@ -127,7 +127,7 @@ class HttpConnection:
     async def _ask_plainly(self, dialect: Dialect, method: str, params: Json, timeout_s: float) -> Answer:
         with anyio.move_on_after(timeout_s):
             return await self._http.run(self._http.begin(dialect, UpstreamRequest(method, params), SILENT))
-        raise TimedOut(self._http.name, f"upstream {self._http.name!r} did not answer within {timeout_s:.3g} s")
+        raise TimedOut(self._http.name, f"upstream {self._http.name!r} did not answer within {shown_s(timeout_s)} s")
 
     async def _ask_in_session(self, request: UpstreamRequest, reply: Reply) -> Answer:
         session = await self._sessions.session_for(request.headers, owner=request.owner)

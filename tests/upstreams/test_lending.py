@@ -6,7 +6,7 @@ from typing import Any
 from fakes.waiting import until
 from mcp_gateway.domain import Json, UpstreamState, UpstreamStatus
 from mcp_gateway.upstreams.lending import FarReply, Lending
-from mcp_gateway.upstreams.link import Link, Told
+from mcp_gateway.upstreams.link import FarSide, Link, Told
 from upstreams.test_borrowed import LentUpstream
 
 STATUS = UpstreamStatus("u", UpstreamState.READY)
@@ -86,4 +86,5 @@ def test_whether_an_agent_can_be_asked_is_told_by_what_it_declared() -> None:
     )
     assert reply.can_be_asked("roots/list", {})
     assert not reply.can_be_asked("sampling/createMessage", {})
-    assert (reply.wants_progress, reply.log_level, reply.side, reply.takes_input_required) == (True, "info", "s", True)
+    assert (reply.wants_progress, reply.log_level, reply.takes_input_required) == (True, "info", True)
+    assert reply.side == FarSide("s")

@@ -21,6 +21,7 @@ from mcp_gateway.domain import (
 from mcp_gateway.errors import AgentRefused, LoginNeeded, Misbehaved, TimedOut, Unreachable
 from mcp_gateway.upstreams.connection import TooBusy
 from mcp_gateway.upstreams.link import (
+    FarSide,
     Link,
     Told,
     failure_of,
@@ -127,3 +128,10 @@ def test_two_sides_are_one_only_if_their_callers_are() -> None:
     )
     assert len({side_of(each) for each in (caller, *others)}) == 8
     assert side_of(object()) != side_of([])
+
+
+def test_who_asks_over_another_process_is_who_asks_here() -> None:
+    caller = Caller("a", "t", person="p", claims={"scope": "x"}, credential_id="k", token="s")
+    far, other = FarSide(side_of(caller)), replace(caller, person="q")
+    assert far == caller and caller == far and far == FarSide(side_of(caller))
+    assert far != other and other != far and far != FarSide(side_of(other)) and far != side_of(caller)
