@@ -130,8 +130,9 @@ async def test_a_plain_api_is_asked_over_http_2(tmp_path: Path) -> None:
 @asynccontextmanager
 async def a_process(port: int, path: str) -> AsyncIterator[subprocess.Popen[bytes]]:
     """The server in a process of its own, to be killed."""
-    words = ["-m", "hypercorn", "--bind", f"127.0.0.1:{port}", "--certfile", path, "--keyfile", path, "--log-level"]
-    program = [sys.executable, "-W", "ignore", *words, "critical", "fakes.sdk_server:fresh_app()"]
+    words = ["--bind", f"127.0.0.1:{port}", "--certfile", path, "--keyfile", path, "--log-level", "critical"]
+    words += ["--workers", "0"]  # it serves by itself: a worker would outlive it
+    program = [sys.executable, "-W", "ignore", "-m", "hypercorn", *words, "fakes.sdk_server:fresh_app()"]
     with subprocess.Popen(program, cwd=Path(sdk_server.__file__).parent.parent) as process:
         try:
             await until(lambda: is_taken(port), 20)
