@@ -164,6 +164,39 @@ async def test_what_is_kept_of_a_head_says_nothing_about_the_next_body(door: Fro
     assert "second" not in str(door.u.asked)
 
 
+async def test_what_is_kept_of_an_envelope_says_nothing_about_the_next(
+    door: Front, dial: Dial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[bool] = []
+    plainly = HttpDoor._plainly
+
+    def noted(self: HttpDoor, *arguments: Any) -> Awaitable[None] | None:
+        found = plainly(self, *arguments)
+        taken.append(found is not None)
+        return found
+
+    monkeypatch.setattr(HttpDoor, "_plainly", noted)
+    connection, names = await dial(), ["aa", "aa", "bb", "aa"]
+    for name in names:
+        await connection.ask(call(door, with_meta(clientInfo={"name": name, "version": "1"})))
+    assert door.rows("client") == [(f"{name}/1",) for name in names]
+    assert taken and all(taken)
+    taken.clear()
+    for capability in ("samplink", "samplink", "sampling", "samplink"):  # the head is the same for all
+        await connection.ask(call(door, with_meta(clientCapabilities={capability: {}})))
+    assert taken[-3:] == [True, False, True]
+
+
+async def test_an_edited_default_task_holds_on_a_connection_that_was_served_before(door: Front, dial: Dial) -> None:
+    connection, request = await dial(), call(door, echo())
+    policy = '[agents.alice]\ntasks = ["one", "two"]\ndefault_task = "{}"\n[tasks.one]\nallow = ["u/*"]\n'
+    for task in ("one", "one", "two", "one"):
+        door.offer(policy=policy.format(task) + '[tasks.two]\nallow = ["u/*"]\n')
+        for _ in range(2):
+            assert b'"error"' not in (await connection.ask(request))[1]
+    assert [task for (task,) in door.rows("task")] == ["one"] * 4 + ["two"] * 2 + ["one"] * 2
+
+
 async def test_a_revoked_key_is_refused_on_a_connection_that_was_served_before(door: Front, dial: Dial) -> None:
     connection, request = await dial(), call(door, echo())
     assert [(await connection.ask(request))[0] for _ in range(3)] == [b"HTTP/1.1 200 OK"] * 3
