@@ -19,10 +19,10 @@ LOOK_AGAIN_S: Final = 0.1
 def shown_s(limit_s: float) -> str:
     """A limit for people. To a tenth of a second, for a moment of it may have passed on the way here.
 
-    >>> shown_s(1.993)
-    '2'
+    >>> shown_s(1.993), shown_s(119.98), shown_s(0.19999)
+    ('2', '120', '0.2')
     """
-    return f"{limit_s if limit_s < 0.5 else round(limit_s, 1):.6g}"
+    return f"{limit_s:.3g}" if limit_s < 0.5 else f"{round(limit_s, 1):.6g}"
 
 
 class patience:  # noqa: N801 - reads as the `with` statement it is made for, like `contextlib.suppress`
