@@ -12,8 +12,11 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
+import pytest
 import trustme
 
+from mcp_gateway.upstreams import over_tls
+from mcp_gateway.upstreams.fast_wire import FastClient
 from mcp_gateway.upstreams.wire import ALPN
 
 Settings = dict[h2.settings.SettingCodes, int]
@@ -39,6 +42,18 @@ def server_tls(*protocols: str) -> ssl.SSLContext:
     _authority()[1].configure_cert(context)
     context.set_alpn_protocols(list(protocols))
     return context
+
+
+@asynccontextmanager
+async def trusting_client(monkeypatch: pytest.MonkeyPatch, connect_timeout_s: float = 5) -> AsyncIterator[FastClient]:
+    """The client towards upstreams, which trusts the servers here and no other."""
+    context = client_tls()
+    monkeypatch.setattr(over_tls, "shared_tls", lambda: context)
+    client = FastClient(connect_timeout_s)
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 @contextmanager

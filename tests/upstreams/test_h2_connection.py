@@ -12,10 +12,10 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from hpack import Encoder
 
-from fakes.h2_server import Asked, client_tls, frame, going_away, h2_serving
+from fakes.h2_server import Asked, frame, going_away, h2_serving, trusting_client
 from fakes.pipe import Pipe
 from fakes.waiting import until
-from mcp_gateway.upstreams import h2_connection, over_tls
+from mcp_gateway.upstreams import h2_connection
 from mcp_gateway.upstreams.fast_wire import FastClient
 from mcp_gateway.upstreams.h2_frames import MAX_FRUITLESS
 from mcp_gateway.upstreams.h2_stream import WINDOW_BYTES
@@ -33,11 +33,8 @@ def anyio_backend(request: Any) -> tuple[str, dict[str, bool]]:
 
 @pytest.fixture
 async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FastClient]:
-    context = client_tls()
-    monkeypatch.setattr(over_tls, "shared_tls", lambda: context)
-    client = FastClient(connect_timeout_s=5)
-    yield client
-    await client.close()
+    async with trusting_client(monkeypatch) as client:
+        yield client
 
 
 async def post(client: FastClient, url: str, body: bytes | None = b"{}", **headers: str) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fakes.h2_server import Asked, client_tls, h2_serving, server_tls
+from fakes.h2_server import Asked, h2_serving, server_tls, trusting_client
 from fakes.waiting import until
 from mcp_gateway.upstreams import over_tls
 from mcp_gateway.upstreams.fast_wire import FastClient
@@ -20,11 +20,8 @@ def anyio_backend(request: Any) -> tuple[str, dict[str, bool]]:
 
 @pytest.fixture
 async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FastClient]:
-    context = client_tls()
-    monkeypatch.setattr(over_tls, "shared_tls", lambda: context)
-    client = FastClient(connect_timeout_s=1)
-    yield client
-    await client.close()
+    async with trusting_client(monkeypatch, connect_timeout_s=1) as client:
+        yield client
 
 
 async def get(client: FastClient, url: str) -> bytes:

@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from fakes.h2_server import certificate, client_tls
+from fakes.h2_server import certificate, trusting_client
 from fakes.node import node_program, requires_node
-from mcp_gateway.upstreams import over_tls
 from mcp_gateway.upstreams.fast_wire import FastClient
 
 pytestmark = [pytest.mark.slow, requires_node]
@@ -30,11 +29,8 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FastClient]:
-    context = client_tls()
-    monkeypatch.setattr(over_tls, "shared_tls", lambda: context)
-    client = FastClient(connect_timeout_s=5)
-    yield client
-    await client.close()
+    async with trusting_client(monkeypatch) as client:
+        yield client
 
 
 async def echoed(client: FastClient, url: str, body: bytes) -> int:
