@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import aclosing
 from functools import lru_cache
 from socket import SOCK_STREAM
+from ssl import SSLCertVerificationError
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -168,6 +169,8 @@ class FastClient:
                 connection = await self._connect(origin)
         except TimeoutError as e:
             raise WireError("could not be connected to in time") from e
+        except SSLCertVerificationError as e:
+            raise WireError("could not be connected to: its TLS certificate is not trusted here") from e
         except (OSError, ValueError) as e:  # ValueError: a host name that cannot be one
             raise WireError("could not be connected to") from e
         if not connection.is_open:

@@ -159,3 +159,14 @@ async def test_a_stream_that_was_asked_for_and_not_used_takes_nothing(client: Fa
         stream = connection.stream()  # type: ignore[union-attr]
         stream.abort()
         assert (connection.is_idle, client._busy) == (True, 0)  # type: ignore[union-attr]
+
+
+async def test_a_server_whose_certificate_nobody_vouches_for_is_told_apart_from_one_that_is_down() -> None:
+    client = FastClient(connect_timeout_s=5)
+    async with h2_serving() as served:
+        with pytest.raises(WireError, match="its TLS certificate is not trusted here"):
+            await get(client, served.url)
+        assert not served.asked
+    with pytest.raises(WireError, match=r"^could not be connected to$"):
+        await get(client, served.url)
+    await client.close()
