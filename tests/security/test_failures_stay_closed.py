@@ -255,7 +255,8 @@ def test_no_secret_is_in_anything_an_agent_or_operator_can_see(tmp_path: Path, m
                 agent.ask("server/discover" if agent.era == "modern" else "ping")
                 agent.ask("tools/list")
                 agent.ask("nothing/there", {"x": ARGUMENT_SECRET})
-            HttpAgent(gateway.url, key[:-1] + "x", "modern").ask("tools/list")
+            wrong = key[:-1] + ("x" if key[-1] != "x" else "y")
+            HttpAgent(gateway.url, wrong, "modern").ask("tools/list")
             heard = b"".join(bytes(agent.heard) for agent in agents)
             pages = get(gateway, "/health")[1] + get(gateway, "/ready")[1]
             told = gateway.run("log", "--json", check=False).stdout + gateway.run("check", check=False).stdout
