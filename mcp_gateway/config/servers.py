@@ -42,7 +42,7 @@ SERVER_NAME: Final = re.compile(r"(?!.*__)[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9-])?")
 _SERVER_NAME_RULE: Final = "lower-case letters, digits, - and single _, at most 32, _ neither first nor last"
 _DECLARED_TWICE: Final = re.compile(r"Cannot declare \('servers', (?P<quote>['\"])(?P<name>[^'\"]+)(?P=quote)\) twice")
 _COMMAND_ONLY: Final = ("env", "cwd", "children")
-_URL_ONLY: Final = ("headers", "auth")
+_URL_ONLY: Final = ("headers", "auth", "http2")
 _UNRESOLVED: Final = (ConfigCode.ENV_UNSET, ConfigCode.SECRET_FILE, ConfigCode.KEYRING)
 _REST_ONLY: Final = (
     *("openapi", "tool", "targets", "send_headers", "return_headers", "retries"),
@@ -68,6 +68,8 @@ class ServerConfig:
     """How many processes of a command there may be at once; more than one only while one waits for a person."""
     headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     """What goes with each HTTP request, a fixed token or key of `auth` included."""
+    http2: bool = True
+    """Whether a server reached over TLS may choose HTTP/2."""
     auth: AuthConfig | None = None
     """How a token for it is obtained, where that takes more than a header."""
     prefix: str | None = None
@@ -242,7 +244,7 @@ def _with_url(server: ServerConfig, table: Table, secrets: Secrets) -> ServerCon
         message = 'over "sse" all callers share one stream, which is no place for tokens of their own'
         table.refuse("transport", message, 'use transport = "http", or a fixed token', ConfigCode.BAD_VALUE)
     server = replace(server, transport=transport, url=remote.url, headers=remote.headers)
-    return replace(server, auth=remote.auth, shown=remote.shown)
+    return replace(server, auth=remote.auth, http2=table.flag("http2", True), shown=remote.shown)
 
 
 def _with_rest(server: ServerConfig, table: Table, secrets: Secrets) -> ServerConfig:
@@ -252,7 +254,7 @@ def _with_rest(server: ServerConfig, table: Table, secrets: Secrets) -> ServerCo
         table.refuse("rest", message, "send the key in a header", ConfigCode.URL)
     rest = read_rest(table, secrets, remote.url)
     server = replace(server, transport="rest", url=remote.url, headers=remote.headers, auth=remote.auth)
-    return replace(server, shown=remote.shown, rest=rest, include=())
+    return replace(server, http2=table.flag("http2", True), shown=remote.shown, rest=rest, include=())
 
 
 _REACHES: Final = {"command": _with_command, "url": _with_url, "rest": _with_rest}

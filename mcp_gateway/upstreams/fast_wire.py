@@ -69,12 +69,13 @@ class Place(NamedTuple):
 class FastClient:
     """`HttpClient` on asyncio and httptools. Belongs to one event loop."""
 
-    def __init__(self, connect_timeout_s: float, *, admits: Admits | None = None) -> None:
+    def __init__(self, connect_timeout_s: float, *, admits: Admits | None = None, offers_h2: bool = True) -> None:
+        """`offers_h2`: over TLS the server may choose HTTP/2."""
         self._connect_timeout_s = connect_timeout_s
         self._admits = admits
         self._loop = asyncio.get_running_loop()
         self._open: dict[Connection | SharedConnection, Origin] = {}
-        self._over_tls = TlsConnections(self._connected, connect_timeout_s)
+        self._over_tls = TlsConnections(self._connected, connect_timeout_s, offers_h2=offers_h2)
         self._idle: dict[Origin, list[Connection]] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._busy = 0

@@ -55,6 +55,7 @@ _OUR_SETTINGS: Final = {_ENABLE_PUSH: 0, _INITIAL_WINDOW_SIZE: WINDOW_BYTES, _MA
 _PROTOCOL_ERROR: Final = 0x1
 _REFUSED_STREAM: Final = 0x7
 _CANCEL: Final = 0x8
+_HTTP_1_1_REQUIRED: Final = 0xD
 
 _BROKEN: Final = "broke the connection or the HTTP protocol"
 _NOT_LOOKED_AT: Final = "did not take the request"
@@ -86,6 +87,8 @@ class SharedConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self.is_settled = False
         """The server has said how many streams it takes."""
+        self.wants_http_1 = False
+        """The server has said that HTTP/1.1 is required: nothing more is asked here."""
         self.idle_since = self._loop.time()
 
     @property
@@ -251,9 +254,16 @@ class SharedConnection(asyncio.Protocol):
         stream = self._stream_of(one)
         if stream is not None:
             del self._streams[stream.id]
-            is_refused = one.number() == _REFUSED_STREAM
+            self._note_reason(one.number())
+            is_refused = one.number() in (_REFUSED_STREAM, _HTTP_1_1_REQUIRED)
             stream.fail(_NOT_LOOKED_AT if is_refused else "broke off the exchange", is_unprocessed=is_refused)
             self._left()
+
+    def _note_reason(self, code: int) -> None:
+        """RFC 9113, section 7: a server may know only when it sees the request that it takes it in HTTP/1.1 alone."""
+        if code == _HTTP_1_1_REQUIRED:
+            self.wants_http_1 = self._is_going = True
+            self._on_change(self)  # before anybody tries again
 
     def _take_settings(self, one: Frame) -> None:
         if one.flags & h2_frames.ACK:
@@ -290,6 +300,7 @@ class SharedConnection(asyncio.Protocol):
     def _take_going(self, one: Frame) -> None:
         """The server closes; what it has begun may still be answered."""
         self._is_going = True
+        self._note_reason(one.number(4))
         last = one.number() & 0x7FFF_FFFF
         for stream_id in [stream_id for stream_id in self._streams if stream_id > last]:
             self._streams.pop(stream_id).fail(_NOT_LOOKED_AT, is_unprocessed=True)

@@ -2,7 +2,7 @@
 
 The first exchange with a server connects, and those that come meanwhile wait for it: only then is it known whether
 they share its connection (HTTP/2), or each connects for itself (HTTP/1.1). Another shared connection is opened only
-where those there are have no room.
+where those there are have no room. A server that has chosen HTTP/2 and then wants HTTP/1.1 is not offered it again.
 
 The HTTP/2 part is loaded when a server has chosen it for the first time.
 """
@@ -37,8 +37,13 @@ class TlsConnections:
     """What one client has open over TLS. `connect` opens one more connection. Belongs to one event loop."""
 
     def __init__(
-        self, connect: Callable[[Origin], Awaitable[Connection | SharedConnection]], connect_timeout_s: float
+        self,
+        connect: Callable[[Origin], Awaitable[Connection | SharedConnection]],
+        connect_timeout_s: float,
+        *,
+        offers_h2: bool = True,
     ) -> None:
+        self._offers_h2 = offers_h2
         self._connect = connect
         self._connect_timeout_s = connect_timeout_s
         self._known: dict[Origin, _Known] = {}
@@ -65,10 +70,9 @@ class TlsConnections:
         """A new connection to `address`: the one given, or a shared one if the server wants that. Raises `OSError`."""
         loop = asyncio.get_running_loop()
         chosen = _Chosen(connection)
+        tls = shared_tls(offers_h2=self._offers_h2 and not self._known[origin].wants_http_1)
         try:
-            await loop.create_connection(
-                lambda: chosen, address, origin.port, ssl=shared_tls(), server_hostname=origin.host
-            )
+            await loop.create_connection(lambda: chosen, address, origin.port, ssl=tls, server_hostname=origin.host)
             if not chosen.is_shared:
                 return connection
             module = await asyncio.to_thread(import_module, "mcp_gateway.upstreams.h2_connection")
@@ -100,6 +104,7 @@ class TlsConnections:
 
     def _changed(self, origin: Origin, changed: SharedConnection, on_lost: Callable[[SharedConnection], None]) -> None:
         known = self._known[origin]
+        known.wants_http_1 |= changed.wants_http_1
         if not changed.is_open:
             if changed in known.shared:
                 known.shared.remove(changed)
@@ -112,6 +117,8 @@ class _Known:
 
     def __init__(self) -> None:
         self.speaks_http_1 = False
+        self.wants_http_1 = False
+        """It chose HTTP/2, and then said that HTTP/1.1 is required."""
         self.shared: list[SharedConnection] = []
         self.is_opening = False
         self._waiters: list[asyncio.Future[None]] = []

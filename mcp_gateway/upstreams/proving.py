@@ -23,7 +23,7 @@ _SCHEME: Final = "DPoP "
 
 def client_for(config: ServerConfig, limits: Limits) -> HttpClient:
     """The client towards one server."""
-    client = FastClient(limits.connect_timeout_s, admits=limits.admits)
+    client = FastClient(limits.connect_timeout_s, admits=limits.admits, offers_h2=config.http2)
     return client if limits.prove is None or config.auth is None else ProvingClient(client, limits.prove)
 
 

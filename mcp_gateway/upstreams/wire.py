@@ -96,9 +96,10 @@ class HttpClient(Protocol):
 
 
 @cache
-def shared_tls() -> ssl.SSLContext:
-    """One TLS configuration for all upstreams; making one takes tens of milliseconds."""
+def shared_tls(*, offers_h2: bool = True) -> ssl.SSLContext:
+    """One TLS configuration for all upstreams, and one for those that are to speak HTTP/1.1; making one takes tens of
+    milliseconds."""
     # Loaded here: it is a whole HTTP client, and where no upstream is reached over TLS nobody needs any of it.
     context: ssl.SSLContext = import_module("httpx2").create_ssl_context(trust_env=False)
-    context.set_alpn_protocols(ALPN)
+    context.set_alpn_protocols(ALPN if offers_h2 else ALPN[1:])
     return context

@@ -56,6 +56,12 @@ def test_a_document_is_looked_for_beside_the_configuration(tmp_path: Path) -> No
     assert rest(tmp_path, ORDERS).openapi is None
 
 
+def test_an_api_need_not_be_offered_http_2(tmp_path: Path) -> None:
+    path = tmp_path / "servers.toml"
+    path.write_text(f"{ORDERS}http2 = false\n")
+    assert [server.http2 for server in load(path, {}).servers] == [False]
+
+
 def test_headers_are_named_in_any_case(tmp_path: Path) -> None:
     found = rest(tmp_path, f'{ORDERS}send_headers = ["X-Tenant"]\nreturn_headers = ["X-Total-Count"]\n')
     assert (found.send_headers, found.return_headers) == (("x-tenant",), ("x-total-count",))

@@ -62,6 +62,7 @@ tags = ["slow"]
 [servers.hub]
 url = "https://hub.example/mcp"
 transport = "http"
+http2 = false
 headers = { X-Team = "a" }
 auth = { bearer = "${SECRET}" }
 enabled = false
@@ -76,6 +77,7 @@ enabled = false
     assert git.at == f"{tmp_path}/servers.toml:2"
     assert (hub.url, hub.transport, hub.enabled) == ("https://hub.example/mcp", "http", False)
     assert hub.headers == {"X-Team": "a", "Authorization": "Bearer s3cret"}
+    assert (git.http2, hub.http2) == (True, False)
 
 
 def test_an_empty_file_is_usable_and_warns_that_agents_will_see_nothing(read: Load, tmp_path: Path) -> None:
@@ -140,6 +142,8 @@ timeout_s = "5"
         ('[servers.a]\ncommand = ["sh"]\nenv = { A = 1 }', ConfigCode.WRONG_TYPE, "integer"),
         ('[servers.a]\ncommand = ["sh"]\nenv = { A-B = "1" }', ConfigCode.BAD_VALUE, "environment variable"),
         ('[servers.a]\ncommand = ["sh"]\nheaders = { A = "1" }', ConfigCode.UNKNOWN_KEY, "beside 'command'"),
+        ('[servers.a]\ncommand = ["sh"]\nhttp2 = false', ConfigCode.UNKNOWN_KEY, "beside 'command'"),
+        ('[servers.a]\nurl = "https://x/"\nhttp2 = "no"', ConfigCode.WRONG_TYPE, "'http2'"),
         ('[servers.a]\nurl = "https://x/"\ncwd = "."', ConfigCode.UNKNOWN_KEY, "beside 'url'"),
         ('[servers.a]\nurl = "https://x/"\nchildren = 2', ConfigCode.UNKNOWN_KEY, "beside 'url'"),
         ('[servers.a]\ncommand = ["x"]\nchildren = 0', ConfigCode.BAD_VALUE, "out of range"),
@@ -267,6 +271,7 @@ KEYS = st.sampled_from(
         "env",
         "cwd",
         "headers",
+        "http2",
         "auth",
         "prefix",
         "include",

@@ -28,11 +28,12 @@ def _authority() -> tuple[trustme.CA, trustme.LeafCert]:
     return ca, ca.issue_cert("127.0.0.1", "localhost")
 
 
-def client_tls() -> ssl.SSLContext:
+@cache
+def client_tls(*, offers_h2: bool = True) -> ssl.SSLContext:
     """What `wire.shared_tls` gives, believing in the servers of tests only."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _authority()[0].configure_trust(context)
-    context.set_alpn_protocols(ALPN)
+    context.set_alpn_protocols([name for name in ALPN if offers_h2 or name != "h2"])
     return context
 
 
@@ -45,11 +46,12 @@ def server_tls(*protocols: str) -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def trusting_client(monkeypatch: pytest.MonkeyPatch, connect_timeout_s: float = 5) -> AsyncIterator[FastClient]:
+async def trusting_client(
+    monkeypatch: pytest.MonkeyPatch, connect_timeout_s: float = 5, *, offers_h2: bool = True
+) -> AsyncIterator[FastClient]:
     """The client towards upstreams, which trusts the servers here and no other."""
-    context = client_tls()
-    monkeypatch.setattr(over_tls, "shared_tls", lambda: context)
-    client = FastClient(connect_timeout_s)
+    monkeypatch.setattr(over_tls, "shared_tls", client_tls)
+    client = FastClient(connect_timeout_s, offers_h2=offers_h2)
     try:
         yield client
     finally:
@@ -174,6 +176,8 @@ class Served:
     url: str = ""
     peers: list[Peer] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
+    plain_connections: int = 0
+    """Connections on which HTTP/1.1 was chosen; every request there is answered with `one`."""
     reads: bool = True
     """Whether it opens its windows as bodies of requests come."""
 
@@ -203,6 +207,17 @@ async def _serve(served: Served, settings: Settings, greets: bool, streams: tupl
         writer.transport.abort()
 
 
+async def answer_plainly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer whatever is asked in HTTP/1.1, without a body, with `one`."""
+    try:
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\none")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass
+    finally:
+        writer.transport.abort()
+
+
 @asynccontextmanager
 async def h2_serving(
     answerer: Callable[[Asked], None] = Asked.answer,
@@ -221,7 +236,14 @@ async def h2_serving(
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         with suppress(asyncio.CancelledError):
-            await _serve(served, settings or {}, greets, (reader, writer))
+            chosen = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+            if chosen == "h2":
+                await _serve(served, settings or {}, greets, (reader, writer))
+            elif chosen == "http/1.1":
+                served.plain_connections += 1
+                await answer_plainly(reader, writer)
+            else:
+                writer.transport.abort()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_tls(*protocols), backlog=1024)
     served.url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"

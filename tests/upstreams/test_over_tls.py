@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fakes.h2_server import Asked, h2_serving, server_tls, trusting_client
+from fakes.h2_server import Asked, answer_plainly, going_away, h2_serving, server_tls, trusting_client
 from fakes.waiting import until
 from mcp_gateway.upstreams import over_tls
 from mcp_gateway.upstreams.fast_wire import FastClient
@@ -48,11 +48,7 @@ class Http1:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        try:
-            while await reader.readuntil(b"\r\n\r\n"):
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\none")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.transport.abort()
+        await answer_plainly(reader, writer)
 
 
 @pytest.mark.parametrize("protocols", [("http/1.1",), ()])
@@ -149,6 +145,61 @@ async def test_a_server_that_changes_what_it_speaks_is_still_reached(client: Fas
             assert await asyncio.gather(*[get(client, other.url) for _ in range(3)]) == [b"ok"] * 3
             assert await get(client, other.url) == b"ok"
             assert len(other.peers) <= 3
+        await client.close()
+
+
+BOTH = ("h2", "http/1.1")
+HTTP_1_1_REQUIRED = 0xD
+
+
+async def test_a_server_that_then_wants_http_1_gets_it_at_once_and_from_then_on(client: FastClient) -> None:
+    async with h2_serving(lambda asked: asked.reset(HTTP_1_1_REQUIRED), protocols=BOTH) as served:
+        assert await get(client, served.url) == b"one"
+        assert await asyncio.gather(*[get(client, served.url) for _ in range(5)]) == [b"one"] * 5
+        assert (len(served.peers), len(served.asked)) == (1, 1)
+        assert served.plain_connections <= 5
+        assert client._busy == 0
+        await client.close()
+
+
+async def test_calls_under_way_when_a_server_wants_http_1_are_answered(client: FastClient) -> None:
+    held: list[Asked] = []
+
+    def answer(asked: Asked) -> None:
+        held.append(asked)
+        if len(held) == 2:
+            asked.reset(HTTP_1_1_REQUIRED)
+
+    async with h2_serving(answer, protocols=BOTH) as served:
+        first = asyncio.ensure_future(get(client, served.url))
+        await until(lambda: len(held) == 1)
+        assert await get(client, served.url) == b"one"
+        held[0].answer()
+        assert await first == b"ok"
+        await client.close()
+
+
+async def test_a_server_that_goes_away_because_it_wants_http_1_gets_it(client: FastClient) -> None:
+    def leave(asked: Asked) -> None:
+        asked.peer.raw(going_away(0, HTTP_1_1_REQUIRED))
+
+    async with h2_serving(leave, protocols=BOTH) as served:
+        assert await get(client, served.url) == b"one"
+        assert len(served.peers) == 1
+        await client.close()
+
+
+async def test_a_server_that_wants_http_1_and_speaks_none_is_an_error_soon(client: FastClient) -> None:
+    async with h2_serving(lambda asked: asked.reset(HTTP_1_1_REQUIRED)) as served:
+        with pytest.raises(WireError):
+            await get(client, served.url)
+        assert (len(served.asked), client._busy) == (1, 0)
+
+
+async def test_http_2_is_not_offered_where_nobody_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with h2_serving(protocols=BOTH) as served, trusting_client(monkeypatch, offers_h2=False) as client:
+        assert await get(client, served.url) == b"one"
+        assert (len(served.peers), served.plain_connections) == (0, 1)
         await client.close()
 
 

@@ -42,8 +42,7 @@ def anyio_backend(request: Any) -> tuple[str, dict[str, bool]]:
 
 @pytest.fixture(autouse=True)
 def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    context = client_tls()
-    monkeypatch.setattr(over_tls, "shared_tls", lambda: context)
+    monkeypatch.setattr(over_tls, "shared_tls", client_tls)
 
 
 async def called(parts: Any, tool: str, reply: RecordingReply | None = None, /, **arguments: Any) -> Outcome:
@@ -79,6 +78,13 @@ async def test_tools_of_a_real_server_are_called_over_http_2(tmp_path: Path, era
             assert [step["progress"] for step in reply.progressed] == [1, 2, 3]
             assert "text/event-stream" in seen.types
         assert set(seen.versions) == {"2"}
+
+
+async def test_a_server_that_is_not_to_be_spoken_to_in_http_2_is_not(tmp_path: Path) -> None:
+    seen = Seen(sdk_server.fresh_app())
+    async with serving_h2(seen) as origin, behind_a_gateway(tmp_path, f"{origin}/mcp", "http2 = false\n") as parts:
+        assert text_of(await called(parts, "echo", text="hello")) == "hello"
+        assert set(seen.versions) == {"1.1"}
 
 
 async def test_fifty_calls_at_once_share_one_connection(tmp_path: Path) -> None:
