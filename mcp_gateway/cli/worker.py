@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
 
-from mcp_gateway.cli.lifeline import FRESH, HANDED, PEER, READY, Lifeline, close_all, read_back, written_down
+from mcp_gateway.cli.lifeline import FRESH, HANDED, PEER, READY, Lifeline, close_all, read_back, refuse, written_down
 from mcp_gateway.frontdoor.http_server import Take
 from mcp_gateway.frontdoor.siblings import Siblings
 
@@ -67,10 +67,11 @@ class AtWork:
         self._lifeline.close()
 
     def _pass_on(self, number: int, connection: int, sent: bytes) -> None:
-        """Give a connection to another worker; if nobody can take it, its agent is hung up on."""
+        """Give a connection to another worker; if nobody can take it, its agent is told to come again."""
         file = written_down(sent)
         try:
-            self._lifeline.say(bytes([number]), [connection, file])
+            if not self._lifeline.say(bytes([number]), [connection, file]):
+                refuse(connection)
         finally:
             os.close(file)
 

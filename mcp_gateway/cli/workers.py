@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import Any, Final
 
 import anyio
 
-from mcp_gateway.cli.lifeline import FRESH, HANDED, PEER, READY, Lifeline, close_all
+from mcp_gateway.cli.lifeline import FRESH, HANDED, PEER, READY, RETRY_S, Lifeline, close_all, refuse
 from mcp_gateway.cli.worker import Worker
 from mcp_gateway.errors import StoreUnavailable
 from mcp_gateway.frontdoor.exchange import DRAIN_S
@@ -44,10 +42,6 @@ STOP_S: Final = 2 * DRAIN_S + 5
 ACCEPTED_AT_ONCE: Final = 64
 """Connections between two looks at everything else."""
 
-_GONE: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n"
-    b'content-length: 41\r\n\r\n{"error":"starting again, try once more"}\n'
-)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 _log: Final = logging.getLogger(__name__)
@@ -67,6 +61,8 @@ class Crew:
         self._lifelines: dict[int, Lifeline] = {}
         self._turns: deque[int] = deque()
         """The workers that serve, the next one's turn first."""
+        self._held: socket.socket | None = None
+        """A connection that no worker took yet."""
         self._stopping = anyio.Event()
         self._failure = 0
 
@@ -90,6 +86,8 @@ class Crew:
         finally:
             for process in self._processes.values():
                 process.kill()
+            if self._held is not None:
+                self._held.close()
             forget_standings(self._state)
         return self._failure
 
@@ -102,17 +100,35 @@ class Crew:
                 connection, _ = self._listener.accept()
             except OSError:  # nobody is left who wants one, or there is no descriptor for it
                 return
-            with connection:
-                if connection.family in (socket.AF_INET, socket.AF_INET6):
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._give(FRESH, [connection.fileno()])
+            if connection.family in (socket.AF_INET, socket.AF_INET6):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if not self._is_given(connection):
+                self._held = connection
+                asyncio.get_running_loop().remove_reader(self._listener)
+                self._try_later()
+                return
 
-    def _give(self, message: bytes, descriptors: Sequence[int]) -> None:
-        """Pass something to the worker whose turn it is; one that does not read is passed over."""
+    def _is_given(self, connection: socket.socket) -> bool:
+        """Pass a connection to the worker whose turn it is; one that takes none now is passed over."""
         for _ in range(len(self._turns)):
             self._turns.rotate(-1)
-            if self._lifelines[self._turns[-1]].say(message, descriptors):
-                return
+            if self._lifelines[self._turns[-1]].offer(FRESH, [connection.fileno()]):
+                connection.close()
+                return True
+        return False
+
+    def _try_later(self) -> None:
+        """No worker takes a connection: those that come meanwhile wait where they arrive, in the listener's queue."""
+        asyncio.get_running_loop().call_later(RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        if self._held is None or self._stopping.is_set():
+            return
+        if self._is_given(self._held):
+            self._held = None
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+        else:
+            self._try_later()
 
     def _hear(self, number: int, message: bytes, descriptors: list[int], is_up: anyio.Event) -> None:
         try:
@@ -124,7 +140,7 @@ class Crew:
             else:
                 home = self._lifelines.get(message[0])
                 if home is None or not home.say(HANDED, descriptors):
-                    _refuse(descriptors[0])
+                    refuse(descriptors[0])
         finally:
             close_all(descriptors)
 
@@ -199,12 +215,6 @@ class Crew:
             write_standings(self._state, self._standings.values())
         except StoreUnavailable as e:
             _log.error("%s", e)  # they work, whether or not anybody can read how
-
-
-def _refuse(connection: int) -> None:
-    """Answer a request whose worker is not there: it will be, in a moment."""
-    with suppress(OSError):
-        os.write(connection, _GONE)
 
 
 def _words_for(status: int) -> str:

@@ -115,3 +115,39 @@ async def test_a_worker_that_does_not_stop_is_ended(tmp_path: Path, monkeypatch:
     assert await working == 0
     with pytest.raises(ProcessLookupError):
         os.kill(worker.pid, 0)
+
+
+# Reads nothing until the file it is named after is there.
+BUSY = """
+import os, time
+while not os.path.exists("FILE"):
+    time.sleep(0.01)
+"""
+
+
+async def test_connections_that_come_while_every_worker_is_busy_wait_for_one(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    script = WORKER.replace('lifeline.send(b"\\0")\n', 'lifeline.send(b"\\0")\n' + BUSY.replace("FILE", str(go)))
+    made, port = crew(tmp_path, script)
+    working = asyncio.create_task(made.work())
+    await until(lambda: states(tmp_path) == ["ready", "ready"])
+    asking = [asyncio.ensure_future(asked(port)) for _ in range(900)]  # more than wait in both workers' lifelines
+    await until(lambda: made._held is not None)
+    go.touch()
+    answers = await asyncio.gather(*asking)
+    assert set(answers) == {b"1", b"2"}
+    assert made._held is None
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await working == 0
+
+
+async def test_a_connection_that_nobody_took_is_let_go_of_at_the_end(tmp_path: Path) -> None:
+    made, port = crew(tmp_path, WORKER.replace('lifeline.send(b"\\0")\n', 'lifeline.send(b"\\0")\n' + BUSY), 1)
+    working = asyncio.create_task(made.work())
+    await until(lambda: states(tmp_path) == ["ready"])
+    asking = [asyncio.ensure_future(asked(port)) for _ in range(400)]
+    await until(lambda: made._held is not None)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await working == 0
+    told = await asyncio.gather(*asking, return_exceptions=True)
+    assert all(answer == b"" or isinstance(answer, ConnectionError) for answer in told)

@@ -8,12 +8,14 @@ import http.client
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -99,6 +101,12 @@ def family(gateway: GatewayProcess) -> list[psutil.Process]:
 def rows(folder: Path) -> list[dict[str, Any]]:
     told = run_command(folder, "log", "--json", "--limit", "100000").stdout
     return [json.loads(line) for line in told.splitlines()]
+
+
+def outcomes(folder: Path) -> dict[int, str]:
+    """How calls that had a number among their arguments ended."""
+    told = [(json.loads(row["args"] or "{}").get("number"), row["outcome"]) for row in rows(folder)]
+    return {number: outcome for number, outcome in told if number is not None}
 
 
 def text_of(said: Any) -> str:
@@ -333,13 +341,29 @@ def test_a_worker_killed_under_load_loses_no_row_and_comes_back(tmp_path: Path, 
         children = [each for each in family(gateway) if "-S" in each.cmdline()]
         assert len(children) == 3
     assert run_command(tmp_path, "audit", "verify").returncode == 0
-    found = {
-        number: row["outcome"]
-        for row in rows(tmp_path)
-        if (number := json.loads(row["args"] or "{}").get("number")) is not None
-    }
+    found = outcomes(tmp_path)
     assert answered <= set(found) <= sent
     assert {found[number] for number in answered} == {"ok"}
+
+
+def test_a_burst_of_connections_that_no_worker_has_room_for_loses_no_request(tmp_path: Path) -> None:
+    count = 1_000
+    with serving(tmp_path, files(tmp_path), workers=2, descriptors=512) as gateway:
+        sessions = [agent(gateway, era="legacy") for _ in range(2)]  # one of each worker: half of them are handed on
+        address = urlsplit(gateway.url)
+        for number in range(count):
+            call = {"name": "files__echo", "arguments": {"number": number}}
+            body = json.dumps({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": call})
+            lines = [
+                *("POST /mcp HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", f"Accept: {ACCEPT}"),
+                f"Authorization: {gateway.headers('agent')['Authorization']}",
+                f"Mcp-Session-Id: {sessions[number % 2].session}",
+                *(f"Content-Length: {len(body)}", "", body),
+            ]
+            with closing(socket.create_connection((str(address.hostname), address.port or 0), WITHIN_S)) as one:
+                one.sendall("\r\n".join(lines).encode())  # and it hangs up, which is no cancellation in this era
+        assert agent(gateway, "other").ask("tools/list").status == 200
+        until(lambda: len(outcomes(tmp_path)) == count)
 
 
 def test_sessions_of_a_worker_that_died_are_told_to_begin_again(tmp_path: Path) -> None:
