@@ -67,7 +67,7 @@ class Doorstep:
         self._origins = frozenset(origin.lower() for origin in allowed_origins)
         self._loopback = loopback
         self._max_header_bytes = max_header_bytes
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
 
     def check(self, scope: Scope) -> Refusal | None:
         """Host, Origin and header sizes, on every route and method."""
@@ -82,14 +82,15 @@ class Doorstep:
         """Content type and encoding of a POST, and that its sender can read either form of answer."""
         return head_of(scope).lines.judged(_check_contents)
 
-    def takes(self, lengths: Sequence[str]) -> bool:
+    def takes(self, scope: Scope) -> bool:
         """Whether a body of the declared length is welcome."""
-        return all(_is_length(length) and int(length) <= self._max_body_bytes for length in lengths)
+        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        return all(_is_length(length) and int(length) <= self.max_body_bytes for length in lengths)
 
     async def read_body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body, within the size and time allowed. Raises `HttpRefusedError`."""
-        if not self.takes(head_of(scope).lengths):
-            raise HttpRefusedError(Refusal(413, f"request body over {self._max_body_bytes} bytes"))
+        if not self.takes(scope):
+            raise HttpRefusedError(Refusal(413, f"request body over {self.max_body_bytes} bytes"))
         exchange = scope.get(EXCHANGE)
         if exchange is not None and exchange.has_whole_body:
             return await self._read(receive)  # it is here: nothing to wait for
@@ -102,16 +103,16 @@ class Doorstep:
     async def _read(self, receive: Receive) -> bytes:
         message = await receive()
         body: bytes = message.get("body", b"")
-        if not message.get("more_body", False) and len(body) <= self._max_body_bytes:
+        if not message.get("more_body", False) and len(body) <= self.max_body_bytes:
             return body
         whole = bytearray(body)
-        while message.get("more_body", False) and len(whole) <= self._max_body_bytes:
+        while message.get("more_body", False) and len(whole) <= self.max_body_bytes:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise HttpRefusedError(Refusal(400, "connection closed before the body was complete"))
             whole += message.get("body", b"")
-        if len(whole) > self._max_body_bytes:
-            raise HttpRefusedError(Refusal(413, f"request body over {self._max_body_bytes} bytes"))
+        if len(whole) > self.max_body_bytes:
+            raise HttpRefusedError(Refusal(413, f"request body over {self.max_body_bytes} bytes"))
         return bytes(whole)
 
     def _check_sender(self, lines: Lines) -> Refusal | None:
@@ -164,6 +165,6 @@ def _check_contents(lines: Lines) -> Refusal | None:
     return None
 
 
-def _is_length(text: str) -> bool:
+def _is_length(value: bytes) -> bool:
     """RFC 9110 section 8.6: ASCII digits. Nineteen of them are more than any limit, and int() takes no 5000."""
-    return text.isascii() and text.isdigit() and len(text) < 20
+    return value.isdigit() and len(value) < 20

@@ -53,13 +53,12 @@ class Lines:
 
 
 class Head:
-    """All header lines of one request."""
+    """All header lines of one request, but for what `Content-Length` says: that is another with each body."""
 
-    __slots__ = ("api_keys", "authorization", "count", "lengths", "lines", "size", "task_tokens")
+    __slots__ = ("api_keys", "authorization", "count", "lines", "size", "task_tokens")
 
     def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self.authorization: list[str] = []
-        self.lengths: list[str] = []
         self.task_tokens: list[str] = []
         self.api_keys: list[str] = []
         others = []
@@ -70,7 +69,6 @@ class Head:
                 self.authorization.append(line[1].decode("latin-1"))
                 own_size += len(name) + len(line[1])
             elif name == b"content-length":
-                self.lengths.append(line[1].decode("latin-1"))
                 own_size += len(name) + len(line[1])
             elif name == TASK_HEADER:
                 self.task_tokens.append(line[1].decode("latin-1"))

@@ -117,7 +117,7 @@ class HttpDoor:
         body = exchange.take_whole()
         if body is None:
             return None
-        call = call_in(body, way)
+        call = call_in(body, way) if len(body) <= self._doorstep.max_body_bytes else None
         caller = None if call is None or not self._modern.takes_plain(way.tool) else self._plain_caller(scope, way)
         if call is None or caller is None:
             exchange.give_back(body)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -47,17 +48,19 @@ MAX_EXCHANGES: Final = 5_000
 IDLE_LOOKED_AT: Final = 32
 """Idle connections compared where one of them has to go: opening connections must stay cheap."""
 
-MAX_KNOWN_HEADS: Final = 4
+MAX_KNOWN_HEADS: Final = 8
 MAX_KNOWN_HEAD_BYTES: Final = 2048
-"""Heads of requests that a connection remembers: an agent repeats all of one but for its length and the tool's name."""
+"""Heads of requests that a connection remembers: an agent repeats all of one but for its length and the tool's name.
+The length is left out of what is remembered."""
 
 EXCHANGE: Final = "mcp_gateway.exchange"
 """A scope's member: the `Exchange`, for an application that wants more of it than ASGI offers."""
 
 KEPT: Final = "mcp_gateway.kept"
-"""A scope's member: a dict for what follows from this very head, for the next request that has it byte for byte. It
-lives as long as the connection. Not every scope has one."""
+"""A scope's member: a dict for what follows from this very head, for the next request that has it byte for byte, but
+for the value of `Content-Length`. It lives as long as the connection. Not every scope has one."""
 
+_LENGTH_LINE: Final = re.compile(rb"\r\ncontent-length:[ \t]*", re.IGNORECASE)
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
@@ -74,7 +77,8 @@ class KnownHead(NamedTuple):
     """What the parser made of the head of a request that came whole, in one piece."""
 
     scope: Scope
-    body_bytes: int
+    length_at: int
+    """Where among its headers the length of the body stands."""
 
 
 class BoundedConnection(asyncio.Protocol):
@@ -108,6 +112,8 @@ class BoundedConnection(asyncio.Protocol):
         self._is_deaf = False
         self._has_just_begun = False
         self._known: dict[bytes, KnownHead] = {}
+        self._length_line = b""
+        """How this agent begins the line that says how long a body is."""
         self._first = b""
         self._header_bytes = 0
         self._idle_since = 0.0
@@ -165,12 +171,20 @@ class BoundedConnection(asyncio.Protocol):
             self._wait_for_headers(len(data))
 
     def _take_known(self, data: bytes) -> bool:
-        """Take a whole request whose head this connection has seen before, byte for byte, without parsing it again."""
+        """Take a whole request without parsing it whose head this connection has seen before, byte for byte but for the
+        length of its body."""
         end = data.find(_END_OF_HEAD) + 4
-        known = self._known.get(data[:end])
-        if known is None or len(data) - end != known.body_bytes:
+        found = data.find(self._length_line, 0, end)
+        if found < 0 or not self._known:
             return False
-        exchange = self._newest = Exchange(self, dict(known.scope), keeps_alive=True)
+        start = found + len(self._length_line)
+        stop = data.find(b"\r", start)
+        known, length = self._known.get(data[:start] + data[stop:end]), data[start:stop]
+        if known is None or length != b"%d" % (len(data) - end):
+            return False
+        headers = known.scope["headers"].copy()
+        headers[known.length_at] = (b"content-length", length)
+        exchange = self._newest = Exchange(self, {**known.scope, "headers": headers}, keeps_alive=True)
         exchange.hold(data[end:])
         self._waiting.append(exchange)
         self._start(exchange)
@@ -179,16 +193,25 @@ class BoundedConnection(asyncio.Protocol):
     def _learn(self, exchange: Exchange) -> None:
         """Remember the head of the request that was just parsed, if the parser found it to be all before its body.
 
-        The parser starts anew with each message, so the same bytes will mean the same again.
+        The parser starts anew with each message, so the same bytes will mean the same again; with another number in the
+        only line that says how long the body is, the same of a body so long.
         """
         first, self._first = self._first, b""
         end = first.find(_END_OF_HEAD) + 4
         body = exchange.held
         # White space may stand before a request; with a letter in front, the first empty line is the head's end.
-        if first[:1].isalpha() and 4 < end <= MAX_KNOWN_HEAD_BYTES and body and first[end:] == body:
+        if not (first[:1].isalpha() and 4 < end <= MAX_KNOWN_HEAD_BYTES and body and first[end:] == body):
+            return
+        length, lines = (b"content-length", b"%d" % len(body)), list(_LENGTH_LINE.finditer(first, 0, end))
+        if len(lines) != 1 or self._headers.count(length) != 1:
+            return
+        start = lines[0].end()
+        stop = first.find(b"\r", start)
+        if first[start:stop] == length[1]:
             if len(self._known) >= MAX_KNOWN_HEADS:
                 del self._known[next(iter(self._known))]
-            self._known[first[:end]] = KnownHead(exchange.with_kept(), len(body))
+            self._length_line = lines[0].group()
+            self._known[first[:start] + first[stop:end]] = KnownHead(exchange.with_kept(), self._headers.index(length))
 
     def pause_writing(self) -> None:
         self.is_write_paused = True

@@ -93,7 +93,7 @@ def _client_of_plain(meta: Json, way: Way, body_bytes: int) -> str | None:
 
 def _way_of(scope: Scope, doorstep: Doorstep, route: Pattern[bytes]) -> Way | None:
     head, path = head_of(scope), route.fullmatch(scope["raw_path"])
-    is_let_in = doorstep.check(scope) is None and doorstep.check_post(scope) is None and doorstep.takes(head.lengths)
+    is_let_in = doorstep.check(scope) is None and doorstep.check_post(scope) is None
     if path is None or scope["method"] != "POST" or not is_let_in:
         return None
     mirrors = _mirrors_in(head.lines)
