@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
 import sqlite3
 import ssl
 import time
@@ -357,34 +356,32 @@ async def front(folder: Path, max_header_bytes: int = 64 * 1024, **settings: Any
     """A front door that listens."""
     async with AsyncExitStack() as stack:
         made = await stack.enter_async_context(parts(folder, max_header_bytes=max_header_bytes, **settings))
-        listener = listening_socket("127.0.0.1", 0)
-        made.port = listener.getsockname()[1]
         server = Server(made.door, made.closers, max_header_bytes)
-        await stack.enter_async_context(_listening(server, listener))
+        made.port = await stack.enter_async_context(listening(server))
         await stack.enter_async_context(made.http)
         try:
             yield made
         finally:
             made.closers.close_where(lambda _: True)
+
+
+@asynccontextmanager
+async def listening(server: Server) -> AsyncIterator[int]:
+    """uvicorn without its main loop and its signals, quick to stop; its port. `test_http_server` has it whole."""
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    with listening_socket("127.0.0.1", 0) as listener:
+        await server.startup(sockets=[listener])
+        try:
+            yield listener.getsockname()[1]
+        finally:
             for connection in list(server.server_state.connections):
                 connection.transport.abort()
             for task in list(server.server_state.tasks):
                 task.cancel()
-            await until(lambda: not server.server_state.tasks)
-
-
-@asynccontextmanager
-async def _listening(server: Server, listener: socket.socket) -> AsyncIterator[None]:
-    """uvicorn without its main loop and its signals: quick to stop. `test_http_server` has it whole."""
-    server.config.load()
-    server.lifespan = server.config.lifespan_class(server.config)
-    await server.startup(sockets=[listener])
-    try:
-        yield
-    finally:
-        for each in server.servers:
-            each.close()
-        listener.close()
+            await until(lambda: not (server.server_state.tasks or server.server_state.connections))
+            for each in server.servers:
+                each.close()
 
 
 @dataclass

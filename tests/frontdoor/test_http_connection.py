@@ -1,15 +1,22 @@
 """One connection, whatever its other side does or leaves undone."""
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 import pytest
+from starlette.types import Receive, Scope, Send
 
-from fakes.front import Front, front, raw, raw_post
+from fakes.front import Front, front, listening, raw, raw_post
 from fakes.upstream import answering_with, text
 from fakes.waiting import until
 from mcp_gateway.frontdoor import http_connection
+from mcp_gateway.frontdoor.exchange import Closers, send_json
+from mcp_gateway.frontdoor.http_connection import MAX_KNOWN_HEADS, BoundedConnection
+from mcp_gateway.frontdoor.http_server import Server
 
 
 @pytest.fixture
@@ -116,3 +123,150 @@ async def test_a_reader_that_is_only_slow_is_served(tmp_path: Path, monkeypatch:
     async with front(tmp_path) as door:
         door.u.script["echo"] = answering_with(text("x" * 4_000_000))
         assert len((await door.call("u__echo")).json()["result"]["content"][0]["text"]) == 4_000_000
+
+
+# Heads that are known
+
+
+@dataclass
+class Heard:
+    """A server that answers each request with what it made of it."""
+
+    port: int
+    known: list[bool]
+    """Of each piece that came while nothing was under way: whether its head was known."""
+
+    async def dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def afresh(self, *requests: bytes) -> list[bytes]:
+        """What it makes of each of these, on a connection that nothing else was asked on."""
+        answers = []
+        for request in requests:
+            reader, writer = await self.dial()
+            answers += await told(reader, writer, request)
+            writer.close()
+        return answers
+
+
+async def told(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *pieces: bytes) -> list[bytes]:
+    """The answers to what is sent: one, or none where the connection ends before."""
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(0)
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return []
+    length = re.search(rb"content-length: (\d+)", head)
+    return [head.split(b"\r\n")[0] + await reader.readexactly(int(length[1]) if length else 0)]
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = b""
+    while (message := await receive())["type"] == "http.request":
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    said = [scope["method"], scope["raw_path"], scope["headers"], body]
+    await send_json(send, 200, repr(said).encode())
+
+
+@pytest.fixture
+async def heard(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Heard]:
+    take_known = BoundedConnection._take_known
+
+    known: list[bool] = []
+
+    def noted(self: BoundedConnection, data: bytes) -> bool:
+        known.append(take_known(self, data))
+        return known[-1]
+
+    monkeypatch.setattr(BoundedConnection, "_take_known", noted)
+    async with listening(Server(echo, Closers(), 65536)) as port:
+        yield Heard(port, known)
+
+
+def post(body: bytes, line: str = "Content-Length: {}", *more: str, path: str = "/mcp") -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: a", line.format(len(body)), *more, "X-Last: z", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+SPELLINGS = {
+    "usual": ("Content-Length: {}",),
+    "small letters": ("content-length: {}",),
+    "no space": ("CONTENT-LENGTH:{}",),
+    "a tab": ("Content-Length:\t{}",),
+    "behind one that says the same": ("X-Before: Content-Length: 3\r\nContent-Length: {}",),
+    "before one that says the same": ("Content-Length: {}", "X-After: Content-Length: 3"),
+    "before one that is called alike": ("Content-Length: {}", "X-Content-Length: 3"),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
+async def test_a_known_head_means_the_same_whatever_the_length_of_its_body(
+    heard: Heard, spelling: tuple[str, ...]
+) -> None:
+    requests = [post(b"x" * length, *spelling) for length in (9, 9, 1, 10, 99, 100, 0, 1000, 20_000)]
+    alone = await heard.afresh(*requests)
+    heard.known.clear()
+    reader, writer = await heard.dial()
+    assert [answer for request in requests for answer in await told(reader, writer, request)] == alone
+    assert heard.known == [False, *[True] * 8]
+    writer.close()
+
+
+OTHERS = {
+    "another path": post(b"abc", path="/mcq"),
+    "another header": post(b"abc", "Content-Length: {}", "X-More: y"),
+    "the number of another header is another": post(b"abc", "X-Before: Content-Length: 4\r\nContent-Length: {}"),
+    "zeros in front": post(b"abc", "Content-Length: 00{}"),
+    "a sign in front": post(b"abc", "Content-Length: +{}"),
+    "a space behind": post(b"abc", "Content-Length: {} "),
+    "two of them": post(b"abc", "Content-Length: {}\r\nContent-Length: 3"),
+    "a list": post(b"abc", "Content-Length: {}, 3"),
+    "none": post(b"", "X-Content-Length: {}"),
+    "chunks as well": post(b"3\r\nabc\r\n0\r\n\r\n", "Content-Length: {}", "Transfer-Encoding: chunked"),
+    "one that says it in a value": post(b"abc", "X-Before: a\r\n\tContent-Length: {}"),
+    "the last one of its connection": post(b"abc", "Content-Length: {}", "Connection: close"),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("before", [post(b"abcd"), post(b"abcd", "X-Before: Content-Length: 3\r\nContent-Length: {}")])
+async def test_a_head_that_is_not_known_byte_for_byte_is_parsed(heard: Heard, before: bytes, other: bytes) -> None:
+    alone = await heard.afresh(other, before)
+    heard.known.clear()
+    reader, writer = await heard.dial()
+    await told(reader, writer, before)
+    assert await told(reader, writer, other) == alone[:1]
+    assert not any(heard.known)
+    writer.close()
+
+
+async def test_a_body_that_is_not_there_yet_or_goes_on_is_left_to_the_parser(heard: Heard) -> None:
+    request, first = post(b"abcdef"), post(b"ab")
+    [alone, of_first] = await heard.afresh(request, first)
+    heard.known.clear()
+    reader, writer = await heard.dial()
+    assert await told(reader, writer, first) == [of_first]
+    for cut in range(1, len(request)):
+        assert await told(reader, writer, request[:cut], request[cut:]) == [alone]
+    assert await told(reader, writer, request + first) == [alone]
+    assert await told(reader, writer) == [of_first]
+    assert await told(reader, writer, b"\r\n" + request) == [alone]
+    assert await told(reader, writer, request) == [alone]
+    assert heard.known[-1]
+    assert heard.known.count(True) == 1
+    writer.close()
+
+
+async def test_few_heads_are_known_at_once_and_the_oldest_go(heard: Heard) -> None:
+    reader, writer = await heard.dial()
+    requests = [post(b"abc", path=f"/{number}") for number in range(MAX_KNOWN_HEADS + 1)]
+    for request in [*requests, *requests[1:], requests[0]]:
+        assert await told(reader, writer, request) == await heard.afresh(request)
+    own = [known for known, is_own in zip(heard.known, [True, False] * len(heard.known), strict=False) if is_own]
+    assert own == [*[False] * len(requests), *[True] * MAX_KNOWN_HEADS, False]
+    writer.close()

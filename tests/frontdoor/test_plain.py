@@ -164,6 +164,30 @@ async def test_what_is_kept_of_a_head_says_nothing_about_the_next_body(door: Fro
     assert "second" not in str(door.u.asked)
 
 
+async def test_calls_of_any_length_go_the_short_way_up_to_the_longest_body_there_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[bool] = []
+    plainly = HttpDoor._plainly
+
+    def noted(self: HttpDoor, *arguments: Any) -> Awaitable[None] | None:
+        found = plainly(self, *arguments)
+        taken.append(found is not None)
+        return found
+
+    monkeypatch.setattr(HttpDoor, "_plainly", noted)
+    async with front(tmp_path, max_body_bytes=1_000) as door:
+        connection = Kept(*await asyncio.open_connection("127.0.0.1", door.port))
+        for length in (1, 2, 300, 1):
+            status, said = await connection.ask(call(door, echo(arguments={"text": "x" * length})))
+            assert (status, "x" * length in said.decode()) == (b"HTTP/1.1 200 OK", True)
+        status, _ = await connection.ask(call(door, echo(arguments={"text": "x" * 1_000})))
+        assert b" 413 " in status
+        assert taken == [True] * 4 + [False]
+        assert len(door.rows()) == 4
+        connection.writer.close()
+
+
 async def test_what_is_kept_of_an_envelope_says_nothing_about_the_next(
     door: Front, dial: Dial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
