@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +24,8 @@ from urllib.parse import unquote
 
 import httptools
 from starlette.types import ASGIApp, Message, Scope
+
+from mcp_gateway.known_heads import END_OF_HEAD, KnownHeads
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -48,11 +49,6 @@ MAX_EXCHANGES: Final = 5_000
 IDLE_LOOKED_AT: Final = 32
 """Idle connections compared where one of them has to go: opening connections must stay cheap."""
 
-MAX_KNOWN_HEADS: Final = 8
-MAX_KNOWN_HEAD_BYTES: Final = 2048
-"""Heads of requests that a connection remembers: an agent repeats all of one but for its length and the tool's name.
-The length is left out of what is remembered."""
-
 EXCHANGE: Final = "mcp_gateway.exchange"
 """A scope's member: the `Exchange`, for an application that wants more of it than ASGI offers."""
 
@@ -60,8 +56,6 @@ KEPT: Final = "mcp_gateway.kept"
 """A scope's member: a dict for what follows from this very head, for the next request that has it byte for byte, but
 for the value of `Content-Length`. It lives as long as the connection. Not every scope has one."""
 
-_LENGTH_LINE: Final = re.compile(rb"\r\ncontent-length:[ \t]*", re.IGNORECASE)
-_END_OF_HEAD: Final = b"\r\n\r\n"
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 _BAD_REQUEST: Final = (
@@ -74,7 +68,7 @@ _logger: Final = logging.getLogger(__name__)
 
 
 class KnownHead(NamedTuple):
-    """What the parser made of the head of a request that came whole, in one piece."""
+    """What the parser made of the head of a request."""
 
     scope: Scope
     length_at: int
@@ -111,9 +105,9 @@ class BoundedConnection(asyncio.Protocol):
         self._is_in_headers = self._is_in_message = False
         self._is_deaf = False
         self._has_just_begun = False
-        self._known: dict[bytes, KnownHead] = {}
-        self._length_line = b""
-        """How this agent begins the line that says how long a body is."""
+        self._known = KnownHeads[KnownHead]()
+        self._head_alone = b""
+        """A known head whose body has not come yet."""
         self._first = b""
         self._header_bytes = 0
         self._idle_since = 0.0
@@ -154,11 +148,16 @@ class BoundedConnection(asyncio.Protocol):
         if self._is_deaf:
             return
         if self._is_in_message or self._waiting:
-            self._first = b""
-        elif self._take_known(data):
-            return
+            if not self._first.endswith(END_OF_HEAD):  # else this may be its body
+                self._first = b""
         else:
+            data = self._with_head(data)
+            if self._take_known(data):
+                return
             self._first = data
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         self._has_just_begun = False
         try:
             self._parser.feed_data(data)
@@ -171,47 +170,44 @@ class BoundedConnection(asyncio.Protocol):
             self._wait_for_headers(len(data))
 
     def _take_known(self, data: bytes) -> bool:
-        """Take a whole request without parsing it whose head this connection has seen before, byte for byte but for the
-        length of its body."""
-        end = data.find(_END_OF_HEAD) + 4
-        found = data.find(self._length_line, 0, end)
-        if found < 0 or not self._known:
+        """Take a request without parsing it whose head is known, and whose body is here, or is all that is missing."""
+        known = self._known.find(data)
+        if known is None:
             return False
-        start = found + len(self._length_line)
-        stop = data.find(b"\r", start)
-        known, length = self._known.get(data[:start] + data[stop:end]), data[start:stop]
-        if known is None or length != b"%d" % (len(data) - end):
+        (scope, length_at), end, length = known
+        if len(data) == end and 0 < length <= MAX_UNREAD_BYTES:  # many programs send head and body one after the other
+            self._head_alone = data
+            self._set_timer("headers", HEADERS_TIMEOUT_S, self._parse_head_alone)
+            return True
+        if len(data) - end != length:
             return False
-        headers = known.scope["headers"].copy()
-        headers[known.length_at] = (b"content-length", length)
-        exchange = self._newest = Exchange(self, {**known.scope, "headers": headers}, keeps_alive=True)
+        headers = scope["headers"].copy()
+        headers[length_at] = (b"content-length", b"%d" % length)
+        exchange = self._newest = Exchange(self, {**scope, "headers": headers}, keeps_alive=True)
         exchange.hold(data[end:])
         self._waiting.append(exchange)
         self._start(exchange)
         return True
 
-    def _learn(self, exchange: Exchange) -> None:
-        """Remember the head of the request that was just parsed, if the parser found it to be all before its body.
+    def _with_head(self, body: bytes) -> bytes:
+        """What came, behind a head that waited for it."""
+        head, self._head_alone = self._head_alone, b""
+        if head:
+            self._stop_timer("headers")
+        return head + body
 
-        The parser starts anew with each message, so the same bytes will mean the same again; with another number in the
-        only line that says how long the body is, the same of a body so long.
-        """
-        first, self._first = self._first, b""
-        end = first.find(_END_OF_HEAD) + 4
-        body = exchange.held
-        # White space may stand before a request; with a letter in front, the first empty line is the head's end.
-        if not (first[:1].isalpha() and 4 < end <= MAX_KNOWN_HEAD_BYTES and body and first[end:] == body):
-            return
-        length, lines = (b"content-length", b"%d" % len(body)), list(_LENGTH_LINE.finditer(first, 0, end))
-        if len(lines) != 1 or self._headers.count(length) != 1:
-            return
-        start = lines[0].end()
-        stop = first.find(b"\r", start)
-        if first[start:stop] == length[1]:
-            if len(self._known) >= MAX_KNOWN_HEADS:
-                del self._known[next(iter(self._known))]
-            self._length_line = lines[0].group()
-            self._known[first[:start] + first[stop:end]] = KnownHead(exchange.with_kept(), self._headers.index(length))
+    def _parse_head_alone(self) -> None:
+        """Its body does not come, or will not be waited for: from here on it is a request like any other."""
+        self._parse(self._with_head(b""))
+
+    def _learn(self, first: bytes, exchange: Exchange) -> None:
+        """Remember the head of the request that was just parsed, and began with `first`."""
+        length = (b"content-length", b"%d" % len(exchange.held))
+        # White space may stand before a request; with a letter in front, the first empty line is the head's end. Behind
+        # an `Expect` no body comes before it was asked for.
+        is_plain = first[:1].isalpha() and not any(name == b"expect" for name, _ in self._headers)
+        if is_plain and self._headers.count(length) == 1:
+            self._known.learn(first, exchange.held, KnownHead(exchange.with_kept(), self._headers.index(length)))
 
     def pause_writing(self) -> None:
         self.is_write_paused = True
@@ -227,6 +223,8 @@ class BoundedConnection(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """uvicorn's: the server stops, so take no further request."""
+        if self._head_alone:
+            self._parse_head_alone()
         if self._waiting:
             for exchange in self._waiting:
                 exchange.keeps_alive = False
@@ -276,10 +274,11 @@ class BoundedConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._is_in_message = False
         newest = self._newest
+        first, self._first = self._first, b""  # what begins behind it did not begin with that
         if newest is not None:
             newest.is_whole = True
-            if self._first and newest.keeps_alive and not newest.expects_continue:
-                self._learn(newest)
+            if first and newest.keeps_alive:
+                self._learn(first, newest)
             newest.wake()
 
     # -- exchanges -----------------------------------------------------------------------------------------------------
@@ -396,7 +395,7 @@ class BoundedConnection(asyncio.Protocol):
 
     def _close_if_idle(self) -> None:
         left_s = self._idle_since + self._keep_alive_s - self.loop.time()
-        if self._waiting or self._is_in_message:
+        if self._waiting or self._is_in_message or self._head_alone:
             left_s = self._keep_alive_s
         elif left_s <= 0:
             self.transport.close()

@@ -14,8 +14,9 @@ from typing import Final, NamedTuple
 
 from hpack import Decoder
 
+from mcp_gateway.known_heads import MAX_HEADS
 from mcp_gateway.upstreams.wire import SameHeaders
-from mcp_gateway.upstreams.wire_connection import MAX_HEAD_BYTES, MAX_HEADER_LINES, MAX_KNOWN_HEADS
+from mcp_gateway.upstreams.wire_connection import MAX_HEAD_BYTES, MAX_HEADER_LINES
 
 Field = tuple[bytes, bytes]
 
@@ -73,7 +74,7 @@ class Heads:
         # Nothing but references to the table, of one byte each: it has left the table as it was, and means the same
         # for as long as others do. A server repeats all of an answer's head but for its date and its lengths.
         is_same_again = bool(block) and min(block) > _REFERENCE and max(block) < _LONG_REFERENCE
-        if not is_same_again or len(self._known) >= MAX_KNOWN_HEADS:
+        if not is_same_again or len(self._known) >= MAX_HEADS:
             self._known.clear()
         head = answer_head(fields)
         if is_same_again:

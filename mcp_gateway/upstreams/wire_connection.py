@@ -17,6 +17,7 @@ from typing import Final, Literal, NamedTuple
 
 import httptools
 
+from mcp_gateway.known_heads import END_OF_HEAD, KnownHeads
 from mcp_gateway.upstreams.wire import WireError
 
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -27,21 +28,15 @@ MAX_HEADER_LINES: Final = 200
 MAX_HELD_BYTES: Final = 256 * 1024
 """Body that nobody has read yet; beyond it the connection is not read from until somebody does."""
 
-MAX_KNOWN_HEADS: Final = 8
-MAX_KNOWN_HEAD_BYTES: Final = 2048
-"""Heads of answers that a connection remembers: a server repeats all of one but for its date and its lengths."""
-
-_END_OF_HEAD: Final = b"\r\n\r\n"
 _BROKEN: Final = "broke the connection or the HTTP protocol"
 _TOO_MUCH_HEAD: Final = "sent more headers than anybody needs"
 
 
 class KnownHead(NamedTuple):
-    """What the parser made of the head of an answer that came whole, in one piece, and kept its connection alive."""
+    """What the parser made of the head of an answer that kept its connection alive."""
 
     status: int
     headers: dict[str, str]
-    body_bytes: int
 
 
 def has_news(transport: asyncio.BaseTransport) -> bool:
@@ -70,7 +65,7 @@ class Connection(asyncio.Protocol):
         self._is_made = False
         self._is_lost = False
         self._is_paused = False
-        self._known: dict[bytes, KnownHead] = {}
+        self._known = KnownHeads[KnownHead]()
         self._first = b""
         self.idle_since = 0.0
         self.reset()
@@ -84,6 +79,7 @@ class Connection(asyncio.Protocol):
         self._held = 0
         self._head_bytes = 0
         self._fruitless_bytes = 0
+        self._head_alone = b""
         self._is_asked = False
         self._has_no_body = False
         self._has_begun = False
@@ -169,10 +165,12 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         if self._has_begun:
-            self._first = b""
-        elif self._is_known(data):
-            return
+            if not self._first.endswith(END_OF_HEAD):  # else this may be its body
+                self._first = b""
         else:
+            data, self._head_alone = self._head_alone + data, b""
+            if self._is_known(data):
+                return
             self._has_begun, self._first = True, data
         self._fruitless_bytes += len(data)
         try:
@@ -186,32 +184,29 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _is_known(self, data: bytes) -> bool:
-        """Take a whole answer whose head this connection has seen before, byte for byte, without parsing it again."""
-        end = data.find(_END_OF_HEAD) + 4
-        known = self._known.get(data[:end])
-        if known is None or len(data) - end != known.body_bytes or self._has_no_body:
+        """Take an answer without parsing it whose head is known, and whose body is here, or is all that is missing."""
+        known = None if self._has_no_body else self._known.find(data)
+        if known is None:
             return False
-        self.status, self.headers = known.status, known.headers
+        (status, headers), end, length = known
+        if len(data) == end and length:  # many servers send head and body one after the other
+            self._head_alone = data
+            return True
+        if len(data) - end != length:
+            return False
+        self.status, self.headers = status, {**headers, "content-length": str(length)}
         self._has_begun = self._has_head = self._is_complete = True
-        if known.body_bytes:
+        if length:
             self._pieces.append(data[end:])
-            self._held = known.body_bytes
+            self._held = length
         self._wake()
         return True
 
-    def _learn(self) -> None:
-        """Remember the head of the answer that was just parsed, if the parser found it to be all before its body.
-
-        The parser starts anew with each message, so the same bytes will mean the same again.
-        """
-        first, self._first = self._first, b""
-        end = first.find(_END_OF_HEAD) + 4
-        body = self._pieces[0] if self._pieces else b""
-        is_plain = first.startswith(b"HTTP/1.1 ") and "content-length" in self.headers and len(self._pieces) < 2
-        if is_plain and 4 < end <= MAX_KNOWN_HEAD_BYTES and not self._has_no_body and first[end:] == body:
-            if len(self._known) >= MAX_KNOWN_HEADS:
-                del self._known[next(iter(self._known))]
-            self._known[first[:end]] = KnownHead(self.status, self.headers, len(body))
+    def _learn(self, first: bytes) -> None:
+        """Remember the head of the answer that was just parsed, and began with `first`."""
+        is_plain = first.startswith(b"HTTP/1.1 %d" % self.status) and len(self._pieces) == 1 and not self._has_no_body
+        if is_plain and self.headers.get("content-length") == str(len(self._pieces[0])):
+            self._known.learn(first, self._pieces[0], KnownHead(self.status, self.headers))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
@@ -266,8 +261,9 @@ class Connection(asyncio.Protocol):
         if self._has_head and not self._is_complete:  # else it was a 1xx
             self._is_complete = True
             self._is_spent = not self._parser.should_keep_alive()
-            if self._first and not (self._is_spent or self._fault):
-                self._learn()
+            first, self._first = self._first, b""
+            if first and not (self._is_spent or self._fault):
+                self._learn(first)
             self._wake()
 
     # ------------------------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from fakes.upstream import answering_with, text
 from fakes.waiting import until
 from mcp_gateway.frontdoor import http_connection
 from mcp_gateway.frontdoor.exchange import Closers, send_json
-from mcp_gateway.frontdoor.http_connection import MAX_KNOWN_HEADS, BoundedConnection
+from mcp_gateway.frontdoor.http_connection import BoundedConnection
 from mcp_gateway.frontdoor.http_server import Server
+from mcp_gateway.known_heads import MAX_HEADS
 
 
 @pytest.fixture
@@ -134,10 +135,18 @@ class Heard:
 
     port: int
     known: list[bool]
-    """Of each piece that came while nothing was under way: whether its head was known."""
+    """Of each piece that came while nothing was under way: whether it was taken without parsing it."""
+    opened: list[asyncio.StreamWriter]
+
+    server: Server
+
+    def connections(self) -> list[BoundedConnection]:
+        return [each for each in self.server.server_state.connections if isinstance(each, BoundedConnection)]
 
     async def dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.opened.append(writer)
+        return reader, writer
 
     async def afresh(self, *requests: bytes) -> list[bytes]:
         """What it makes of each of these, on a connection that nothing else was asked on."""
@@ -145,7 +154,6 @@ class Heard:
         for request in requests:
             reader, writer = await self.dial()
             answers += await told(reader, writer, request)
-            writer.close()
         return answers
 
 
@@ -184,8 +192,12 @@ async def heard(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Heard]:
         return known[-1]
 
     monkeypatch.setattr(BoundedConnection, "_take_known", noted)
-    async with listening(Server(echo, Closers(), 65536)) as port:
-        yield Heard(port, known)
+    server = Server(echo, Closers(), 65536)
+    async with listening(server) as port:
+        made = Heard(port, known, [], server)
+        yield made
+        for writer in made.opened:
+            writer.close()
 
 
 def post(body: bytes, line: str = "Content-Length: {}", *more: str, path: str = "/mcp") -> bytes:
@@ -214,7 +226,6 @@ async def test_a_known_head_means_the_same_whatever_the_length_of_its_body(
     reader, writer = await heard.dial()
     assert [answer for request in requests for answer in await told(reader, writer, request)] == alone
     assert heard.known == [False, *[True] * 8]
-    writer.close()
 
 
 OTHERS = {
@@ -242,10 +253,9 @@ async def test_a_head_that_is_not_known_byte_for_byte_is_parsed(heard: Heard, be
     await told(reader, writer, before)
     assert await told(reader, writer, other) == alone[:1]
     assert not any(heard.known)
-    writer.close()
 
 
-async def test_a_body_that_is_not_there_yet_or_goes_on_is_left_to_the_parser(heard: Heard) -> None:
+async def test_what_is_cut_anywhere_is_the_same_request(heard: Heard) -> None:
     request, first = post(b"abcdef"), post(b"ab")
     [alone, of_first] = await heard.afresh(request, first)
     heard.known.clear()
@@ -253,20 +263,91 @@ async def test_a_body_that_is_not_there_yet_or_goes_on_is_left_to_the_parser(hea
     assert await told(reader, writer, first) == [of_first]
     for cut in range(1, len(request)):
         assert await told(reader, writer, request[:cut], request[cut:]) == [alone]
-    assert await told(reader, writer, request + first) == [alone]
-    assert await told(reader, writer) == [of_first]
+    assert heard.known.count(True) == 2  # the head, and the head with its body
     assert await told(reader, writer, b"\r\n" + request) == [alone]
+    assert heard.known.count(True) == 2
     assert await told(reader, writer, request) == [alone]
-    assert heard.known[-1]
-    assert heard.known.count(True) == 1
-    writer.close()
+    assert heard.known.count(True) == 3
+
+
+async def test_what_comes_behind_a_known_head_is_its_body_and_then_the_next_request(heard: Heard) -> None:
+    request, other = post(b"abcdef"), post(b"ab", path="/other")
+    [alone, of_other] = await heard.afresh(request, other)
+    head, body = request[:-6], request[-6:]
+    reader, writer = await heard.dial()
+    await told(reader, writer, request)
+    heard.known.clear()
+    for pieces in (
+        (request + other,),
+        (head, body + other),
+        (head + b"abc", b"def" + other),
+        (head, b"abc", b"def" + other[:9], other[9:]),
+    ):
+        assert await told(reader, writer, *pieces) == [alone]
+        assert await told(reader, writer) == [of_other]
+    assert heard.known.count(True) == 2  # the two heads that came alone
+
+
+@pytest.mark.parametrize("first", [(post(b"abcd"),), (post(b"abcd")[:-4], b"abcd")], ids=["one piece", "two pieces"])
+async def test_programs_that_send_head_and_body_apart_are_known_too(heard: Heard, first: tuple[bytes, ...]) -> None:
+    requests = [post(b"x" * length) for length in (1, 5, 4, 60_000)]
+    alone = await heard.afresh(*requests)
+    reader, writer = await heard.dial()
+    await told(reader, writer, *first)
+    heard.known.clear()
+    for request, answer in zip(requests, alone, strict=True):
+        head, _, body = request.partition(b"\r\n\r\n")
+        assert await told(reader, writer, head + b"\r\n\r\n", body) == [answer]
+    assert heard.known.count(False) <= 1  # the long one, if it came in more pieces
+
+
+async def test_a_head_that_was_not_followed_by_its_body_in_time_is_a_slow_request(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connection, "HEADERS_TIMEOUT_S", 0.01)
+    request = post(b"abcd")
+    [alone] = await heard.afresh(request)
+    parsed = asyncio.Event()
+    parse = BoundedConnection._parse_head_alone
+    monkeypatch.setattr(BoundedConnection, "_parse_head_alone", lambda self: (parse(self), parsed.set()))
+    reader, writer = await heard.dial()
+    await told(reader, writer, request)
+    writer.write(request[:-4])
+    await parsed.wait()
+    assert await told(reader, writer, b"abcd") == [alone]
+    assert await told(reader, writer, request) == [alone]
+
+
+async def test_a_request_that_expects_to_be_told_to_go_on_teaches_nothing(heard: Heard) -> None:
+    expecting, other = post(b"abcd", "Content-Length: {}", "Expect: 100-continue"), post(b"wxyz", path="/other")
+    [of_other] = await heard.afresh(other)
+    reader, writer = await heard.dial()
+    assert await told(reader, writer, expecting[:-4]) == [b"HTTP/1.1 100 Continue"]
+    [answer] = await told(reader, writer, b"abcd" + other)
+    assert b"Expect" in answer or b"expect" in answer
+    assert await told(reader, writer) == [of_other]
+    heard.known.clear()
+    assert await told(reader, writer, expecting[:-4]) == [b"HTTP/1.1 100 Continue"]
+    assert await told(reader, writer, b"abcd") == [answer]
+    assert not any(heard.known)
+
+
+async def test_a_server_that_stops_still_answers_a_known_head_when_its_body_comes(heard: Heard) -> None:
+    request = post(b"abcd")
+    reader, writer = await heard.dial()
+    answer = await told(reader, writer, request)
+    writer.write(request[:-4])
+    await until(lambda: heard.known == [False, True])
+    [connection] = heard.connections()
+    connection.shutdown()
+    assert await told(reader, writer, b"abcd") == answer
+    assert await reader.read() == b""
 
 
 async def test_few_heads_are_known_at_once_and_the_oldest_go(heard: Heard) -> None:
     reader, writer = await heard.dial()
-    requests = [post(b"abc", path=f"/{number}") for number in range(MAX_KNOWN_HEADS + 1)]
+    requests = [post(b"abc", path=f"/{number}") for number in range(MAX_HEADS + 1)]
     for request in [*requests, *requests[1:], requests[0]]:
         assert await told(reader, writer, request) == await heard.afresh(request)
     own = [known for known, is_own in zip(heard.known, [True, False] * len(heard.known), strict=False) if is_own]
-    assert own == [*[False] * len(requests), *[True] * MAX_KNOWN_HEADS, False]
-    writer.close()
+    assert own == [*[False] * len(requests), *[True] * MAX_HEADS, False]

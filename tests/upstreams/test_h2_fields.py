@@ -5,9 +5,10 @@ from hpack import Decoder, Encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcp_gateway.known_heads import MAX_HEADS
 from mcp_gateway.upstreams.h2_fields import BadFields, Heads, answer_head, request_block
 from mcp_gateway.upstreams.wire import SameHeaders
-from mcp_gateway.upstreams.wire_connection import MAX_HEAD_BYTES, MAX_HEADER_LINES, MAX_KNOWN_HEADS
+from mcp_gateway.upstreams.wire_connection import MAX_HEAD_BYTES, MAX_HEADER_LINES
 
 
 def decoded(block: bytes) -> list[tuple[str, str]]:
@@ -89,4 +90,4 @@ def test_only_so_many_heads_are_remembered() -> None:
     heads = Heads()
     for number in range(100):
         heads.read(b"\x88" + bytes([0x90 + number % 40]))
-    assert len(heads._known) <= MAX_KNOWN_HEADS
+    assert len(heads._known) <= MAX_HEADS

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import httptools
 import pytest
 
 from fakes.pipe import Pipe
@@ -187,3 +188,119 @@ async def test_header_names_are_told_apart_by_no_case_and_lines_of_one_name_are_
     connection.data_received(OK + b"X-A: b\r\nx-a: c\r\nContent-Length: 0\r\n\r\n")
     await heard(connection)
     assert connection.headers == {"x-a": "b, c", "content-length": "0"}
+
+
+# Heads that are known
+
+
+def answer_of(body: bytes, line: str = "content-length: {}", status: str = "200 OK", more: str = "x-last: z") -> bytes:
+    return f"HTTP/1.1 {status}\r\nx-first: a\r\n{line.format(len(body))}\r\n{more}\r\n\r\n".encode() + body
+
+
+class Parsed:
+    """How often the parsers of connections are fed."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> Parsed:
+    counted = Parsed()
+    made = httptools.HttpResponseParser
+
+    class Counting:
+        def __init__(self, protocol: Any) -> None:
+            self._parser = made(protocol)
+
+        def feed_data(self, data: bytes) -> None:
+            counted.count += 1
+            self._parser.feed_data(data)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._parser, name)
+
+    monkeypatch.setattr(httptools, "HttpResponseParser", Counting)
+    return counted
+
+
+async def told(connection: Connection, *pieces: bytes) -> tuple[int, dict[str, str], bytes, bool]:
+    """What is made of one more answer on a connection that is kept."""
+    connection.reset()
+    connection.send(b"request")
+    for piece in pieces:
+        connection.data_received(piece)
+    status, body = await answer_on(connection)
+    return status, connection.headers, body, connection.is_reusable
+
+
+async def afresh(*pieces: bytes) -> tuple[int, dict[str, str], bytes, bool]:
+    return await told(asked()[0], *pieces)
+
+
+@pytest.mark.parametrize(
+    "line", ["content-length: {}", "Content-Length:{}", "x-b: content-length: 3\r\ncontent-length: {}"]
+)
+@pytest.mark.parametrize("apart", [False, True], ids=["one piece", "two pieces"])
+async def test_a_known_head_means_the_same_whatever_the_length_of_its_body(
+    parsed: Parsed, line: str, apart: bool
+) -> None:
+    connection, _ = asked()
+    for number, length in enumerate((3, 3, 1, 10, 0, 99, 100, 5000)):
+        answer = answer_of(b"x" * length, line)
+        pieces = (answer[: len(answer) - length], answer[len(answer) - length :]) if apart and length else (answer,)
+        alone = await afresh(*pieces)
+        parsed.count = 0
+        assert await told(connection, *pieces) == alone
+        assert (parsed.count == 0) is bool(number), length
+
+
+NOT_KNOWN = {
+    "another status": (answer_of(b"abc", status="201 Created"),),
+    "another header": (answer_of(b"abc", more="x-last: y"),),
+    "the number of another header": (answer_of(b"abc", more="x-content-length: 4"),),
+    "zeros in front": (answer_of(b"abc", "content-length: 00{}"),),
+    "a body in pieces": (answer_of(b"abc")[:-2], b"bc"),
+    "a head, and a body in pieces": (answer_of(b"abc")[:-3], b"a", b"bc"),
+    "more behind it": (answer_of(b"abc") + b"x",),
+    "more behind it, apart": (answer_of(b"abc")[:-3], b"abcx"),
+    "a 1xx before it": (b"HTTP/1.1 103 Early Hints\r\n\r\n" + answer_of(b"abc"),),
+    "a 1xx before it that tells a length": (
+        b"HTTP/1.1 103 Early Hints\r\ncontent-length: 3\r\n\r\n", answer_of(b"abc"),
+    ),
+    "no body, whatever it tells": (answer_of(b"", "content-length: 3", "304 Not Modified"),),
+    "its end announced": (answer_of(b"abc", more="connection: close"),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pieces", NOT_KNOWN.values(), ids=NOT_KNOWN)
+async def test_a_head_that_is_not_known_byte_for_byte_is_parsed(parsed: Parsed, pieces: tuple[bytes, ...]) -> None:
+    alone = await afresh(*pieces)
+    connection, _ = asked()
+    await told(connection, answer_of(b"abcd"))
+    parsed.count = 0
+    assert await told(connection, *pieces) == alone
+    assert parsed.count
+    if connection.is_reusable:  # and nothing wrong was learned from it
+        assert await told(connection, answer_of(b"abcdef")) == await afresh(answer_of(b"abcdef"))
+        assert await told(connection, *pieces) == alone
+
+
+async def test_a_known_head_whose_body_never_comes_is_an_answer_that_broke_off() -> None:
+    connection, _ = asked()
+    await told(connection, answer_of(b"abcd"))
+    connection.reset()
+    connection.send(b"request")
+    connection.data_received(answer_of(b"abcd")[:-4])
+    connection.connection_lost(None)
+    with pytest.raises(WireError):
+        await answer_on(connection)
+
+
+async def test_an_answer_to_head_is_parsed_whatever_is_known(parsed: Parsed) -> None:
+    connection, _ = asked()
+    await told(connection, answer_of(b"abcd"))
+    connection.reset()
+    connection.send(b"request", is_head=True)
+    connection.data_received(answer_of(b"abcd")[:-4])
+    assert await answer_on(connection) == (200, b"")
