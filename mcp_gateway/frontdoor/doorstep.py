@@ -15,7 +15,7 @@ from typing import Final
 from starlette.types import Receive, Scope
 
 from mcp_gateway.frontdoor.head import Lines, head_of
-from mcp_gateway.frontdoor.http_connection import EXCHANGE
+from mcp_gateway.frontdoor.http_exchange import EXCHANGE
 
 _LOOPBACK_HOST: Final = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _LOOPBACK_ORIGIN: Final = re.compile(rf"https?://{_LOOPBACK_HOST.pattern}", re.IGNORECASE)

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from starlette.types import Scope
 
-from mcp_gateway.frontdoor.http_connection import KEPT
+from mcp_gateway.frontdoor.http_exchange import KEPT
 
 Verdict = TypeVar("Verdict")
 

@@ -26,7 +26,7 @@ from mcp_gateway.frontdoor.connect import ConnectPages
 from mcp_gateway.frontdoor.doorstep import Doorstep, HttpRefusedError, Refusal, accepts
 from mcp_gateway.frontdoor.exchange import send_json
 from mcp_gateway.frontdoor.head import Head, head_of
-from mcp_gateway.frontdoor.http_connection import EXCHANGE
+from mcp_gateway.frontdoor.http_exchange import EXCHANGE
 from mcp_gateway.frontdoor.legacy import SESSION_HEADER, LegacyDoor
 from mcp_gateway.frontdoor.login_pages import LoginPages
 from mcp_gateway.frontdoor.models import ROUTE as MODEL_ROUTE

@@ -21,7 +21,7 @@ from mcp_gateway.frontdoor.challenges import NO_CHALLENGES, Challenges
 from mcp_gateway.frontdoor.doorstep import would_rather_have_events
 from mcp_gateway.frontdoor.exchange import Closers, EventStream, Exchange, over_or_hung_up, send_json
 from mcp_gateway.frontdoor.head import head_of
-from mcp_gateway.frontdoor.http_connection import EXCHANGE
+from mcp_gateway.frontdoor.http_exchange import EXCHANGE
 from mcp_gateway.frontdoor.listen import Bulletin
 from mcp_gateway.frontdoor.protocol import Answer, Ask, Notice
 from mcp_gateway.frontdoor.replies import AgentReply

@@ -20,7 +20,7 @@ from mcp_gateway.errors import BadRequest, Blocked, GatewayError, OverLimit
 from mcp_gateway.frontdoor.doorstep import Doorstep, HttpRefusedError, Refusal
 from mcp_gateway.frontdoor.exchange import Closers, send_json
 from mcp_gateway.frontdoor.head import Lines, head_of
-from mcp_gateway.frontdoor.http_connection import EXCHANGE
+from mcp_gateway.frontdoor.http_exchange import EXCHANGE
 from mcp_gateway.frontdoor.http_relay import HttpRelay
 from mcp_gateway.frontdoor.model_errors import Trouble, body_of, event_of, headers_of, trouble_of, unknown_model
 from mcp_gateway.frontdoor.model_state import StateDesk, UnknownStateError, body_of_state, facts_of_state, query_of

@@ -19,7 +19,7 @@ from mcp_gateway.frontdoor.answers import speaks
 from mcp_gateway.frontdoor.challenges import NO_CHALLENGES, Challenges
 from mcp_gateway.frontdoor.exchange import Closers, Exchange, send_json
 from mcp_gateway.frontdoor.head import Lines, head_of
-from mcp_gateway.frontdoor.http_connection import EXCHANGE
+from mcp_gateway.frontdoor.http_exchange import EXCHANGE
 from mcp_gateway.frontdoor.listen import Bulletin
 from mcp_gateway.frontdoor.protocol import (
     CALLS,

@@ -19,7 +19,7 @@ from mcp_gateway.domain import Assignment, Caller, Era, Json, Transport
 from mcp_gateway.errors import BadRequest
 from mcp_gateway.frontdoor.doorstep import Doorstep
 from mcp_gateway.frontdoor.head import Lines, head_of
-from mcp_gateway.frontdoor.http_connection import KEPT
+from mcp_gateway.frontdoor.http_exchange import KEPT
 from mcp_gateway.frontdoor.protocol import MAX_ID_CHARS, Asked, can_be_asked, client_name
 from mcp_gateway.identity.verify import Identity
 from mcp_gateway.jsonrpc import parse

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from mcp_gateway.frontdoor.doorstep import Doorstep, HttpRefusedError
 from mcp_gateway.frontdoor.exchange import send_json
 from mcp_gateway.frontdoor.head import Lines, head_of
-from mcp_gateway.frontdoor.http_connection import EXCHANGE
+from mcp_gateway.frontdoor.http_exchange import EXCHANGE
 from mcp_gateway.jsonrpc import dump
 
 FIRST: Final = 1
