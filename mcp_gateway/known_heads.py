@@ -1,9 +1,9 @@
-"""Heads of HTTP messages, known again: whoever says one thing after the other on a connection repeats all of a head but
-for the length of what follows.
+"""Heads of HTTP messages, known again without parsing them.
 
-A parser starts anew with each message, so the same bytes mean the same again; with another number in the only line that
-says how long the body is, the same of a body so long. What the parser made of the first of them is kept, for as long as
-the connection lives. Knows nothing of sockets, and of HTTP no more than this.
+Whoever says one thing after the other on a connection repeats all of a head but for the length of its body.A parser
+starts anew with each message, so the same bytes mean the same again; with another number in the only line that says how
+long the body is, the same of a body so long. What the parser made of the first of them is kept, for as long as the
+connection lives. Knows nothing of sockets, and of HTTP no more than this.
 """
 
 from __future__ import annotations
