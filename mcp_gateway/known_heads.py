@@ -1,6 +1,6 @@
 """Heads of HTTP messages, known again without parsing them.
 
-Whoever says one thing after the other on a connection repeats all of a head but for the length of its body.A parser
+Whoever says one thing after the other on a connection repeats all of a head but for the length of its body. A parser
 starts anew with each message, so the same bytes mean the same again; with another number in the only line that says how
 long the body is, the same of a body so long. What the parser made of the first of them is kept, for as long as the
 connection lives. Knows nothing of sockets, and of HTTP no more than this.
