@@ -50,6 +50,11 @@ MAX_PIECE_BYTES: Final = 1024 * 1024
 ATTEMPT_S: Final = 3.0
 """For one of several addresses of a name: an address family without a route must not use up all the time."""
 
+LINGER_S: Final = 0.5
+"""How long the end of an answer may take that has said all there was to say (event streams end after their event)."""
+MAX_LINGERING: Final = 100
+"""Connections that wait for such an end; others are closed."""
+
 _OURS: Final = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 _TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _CANNOT_BE_SENT: Final = "cannot be sent such a request"
@@ -77,6 +82,7 @@ class FastClient:
         self._open: dict[Connection | SharedConnection, Origin] = {}
         self._over_tls = TlsConnections(self._connected, connect_timeout_s, offers_h2=offers_h2)
         self._idle: dict[Origin, list[Connection]] = {}
+        self._lingering: dict[Connection | Stream, asyncio.TimerHandle] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._busy = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -121,12 +127,31 @@ class FastClient:
             self._leave()
             raise
 
-    def give_back(self, connection: Connection | Stream) -> None:
-        """The exchange on this connection is over, or given up: keep the one for the next, close the other."""
+    def give_back(self, connection: Connection | Stream, *, is_answered: bool = False) -> None:
+        """The exchange on this connection is over, or given up: keep the one for the next, close the other.
+
+        `is_answered`: nothing may be missing but the end of the answer.
+        """
         self._leave()
-        if not connection.is_reusable:
+        if connection.is_reusable:
+            self._keep(connection)
+        elif is_answered and len(self._lingering) < MAX_LINGERING and connection.finish(self._ended):
+            self._lingering[connection] = self._loop.call_later(LINGER_S, self._ended, connection)
+        else:
             connection.abort()
+
+    def _ended(self, connection: Connection | Stream) -> None:
+        """What lingered has come to its end, or has not in time."""
+        timer = self._lingering.pop(connection, None)
+        if timer is None:
             return
+        timer.cancel()
+        if connection.is_reusable:
+            self._keep(connection)
+        else:
+            connection.abort()
+
+    def _keep(self, connection: Connection) -> None:
         connection.reset()
         connection.idle_since = self._loop.time()
         self._idle.setdefault(self._open[connection], []).append(connection)
@@ -209,6 +234,8 @@ class FastClient:
 
     def _lost(self, connection: Connection | SharedConnection) -> None:
         origin = self._open.pop(connection, None)
+        if not connection.is_shared:
+            self._ended(connection)
         idle = self._idle.get(origin, []) if origin is not None else []
         if connection in idle:
             idle.remove(connection)
@@ -249,9 +276,9 @@ class Exchange:
             raise
         return Response(connection)
 
-    def end(self) -> None:
+    def end(self, *, is_answered: bool = False) -> None:
         """See `HttpExchange`."""
-        self._client.give_back(self._connection)
+        self._client.give_back(self._connection, is_answered=is_answered)
 
     async def __aenter__(self) -> HttpResponse:
         return await self.begin()

@@ -7,11 +7,11 @@ lets the server send more is opened as the body is read, never before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Literal
 
 from mcp_gateway.upstreams.h2_fields import BadFields, Head, request_block
-from mcp_gateway.upstreams.wire import Unprocessed, WireError
+from mcp_gateway.upstreams.wire import MAX_UNWANTED_BYTES, Unprocessed, WireError
 from mcp_gateway.upstreams.wire_connection import MAX_HEAD_BYTES, MAX_HELD_BYTES
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Stream:
         self._body_bytes = 0
         self._has_no_body = False
         self._is_complete = False
+        self._then: Callable[[Stream], None] | None = None
+        self._unwanted_bytes = 0
         self.id = 0
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -69,6 +71,14 @@ class Stream:
             await self._news()
         return self._taken()
 
+    def finish(self, then: Callable[[Stream], None]) -> bool:
+        """See `Connection.finish`: an answer that was found is no reason to tell the server to stop."""
+        if self._is_complete or self._fault is not None or not self.status or self.unsent:
+            return False
+        self._then = then
+        self._body.clear()
+        return True
+
     def abort(self) -> None:
         """Be done with it: the server is told to stop, where it has not come to the end. The others go on."""
         self._connection.leave(self)
@@ -95,6 +105,12 @@ class Stream:
         """A piece of the body has come. Raises `BadFields` before an answer."""
         if not self.status:
             raise BadFields("sent a body without an answer")
+        if self._then is not None:
+            self._unwanted_bytes += len(data) + padding
+            self._body_bytes += len(data)
+            if self._unwanted_bytes > MAX_UNWANTED_BYTES:
+                self.abort()
+            return
         self._body += data
         self._body_bytes += len(data)
         self._read_bytes += padding
@@ -106,12 +122,14 @@ class Stream:
         if has_length and (self.headers["content-length"].lstrip("0") or "0") != str(self._body_bytes):
             raise BadFields("sent a body of another length than it said")
         self._is_complete = True
+        self._end()
         self._wake()
 
     def fail(self, words: str, *, is_unprocessed: bool = False) -> None:
         """Nothing more will come; an answer that is complete already stands."""
         if not self._is_complete and self._fault is None:
             self._fault = Unprocessed(words) if is_unprocessed and not self.status else WireError(words)
+            self._end()
             self._wake()
 
     @property
@@ -130,6 +148,10 @@ class Stream:
             self._connection.credit(self, self._read_bytes)
             self._read_bytes = 0
         return body
+
+    def _end(self) -> None:
+        if self._then is not None:
+            self._loop.call_soon(self._then, self)
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None

@@ -190,12 +190,14 @@ class Http:
         try:
             try:
                 opening = self._client.open("POST", self.url, exchange.headers, jsonrpc.dump(message))
-                response = await opening.begin()
+                response, answer = await opening.begin(), None
                 try:
                     answer = self._answer_at_once(response, exchange)
-                    return await self._answer_in(response, exchange) if answer is None else answer
+                    if answer is None:
+                        answer = await self._answer_in(response, exchange)
+                    return answer
                 finally:
-                    opening.end()
+                    opening.end(is_answered=answer is not None)
             except (WireError, _StreamEnded, Unreachable) as e:
                 return await self._answer_after(e, exchange)
         except anyio.get_cancelled_exc_class():

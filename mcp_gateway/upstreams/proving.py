@@ -82,9 +82,9 @@ class _Proven:
             answer = await self._sent()
         return answer
 
-    def end(self) -> None:
+    def end(self, *, is_answered: bool = False) -> None:
         """See `HttpExchange`."""
-        self._exchange.end()
+        self._exchange.end(is_answered=is_answered)
 
     async def __aenter__(self) -> HttpResponse:
         return await self.begin()

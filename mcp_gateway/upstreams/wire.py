@@ -20,6 +20,9 @@ KEEPALIVE_S: Final = 4.0
 MAX_CONNECTIONS: Final = 1000
 """The default of 100 starves calls as soon as some dozen long streams are open."""
 
+MAX_UNWANTED_BYTES: Final = 4096
+"""Of a body, between an answer that was found in it and its end."""
+
 MAX_ATTEMPTS: Final = 3
 """For one request, where the server says each time that it did not look at it (`Unprocessed`)."""
 
@@ -69,8 +72,11 @@ class HttpExchange(AbstractAsyncContextManager[HttpResponse], Protocol):
         """Send the request and wait for the answer's headers. Raises `WireError`; then there is nothing to `end`."""
         ...
 
-    def end(self) -> None:
-        """Be done with the answer, whatever has been read of it."""
+    def end(self, *, is_answered: bool = False) -> None:
+        """Be done with the answer, whatever has been read of it.
+
+        `is_answered`: nothing was missing but its end; if that comes soon, the connection can be used again.
+        """
         ...
 
 

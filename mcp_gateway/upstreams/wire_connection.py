@@ -18,7 +18,7 @@ from typing import Final, Literal, NamedTuple
 import httptools
 
 from mcp_gateway.known_heads import END_OF_HEAD, KnownHeads
-from mcp_gateway.upstreams.wire import WireError
+from mcp_gateway.upstreams.wire import MAX_UNWANTED_BYTES, WireError
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Status line, headers, 1xx answers before them, and between two pieces of body: chunk sizes, extensions, trailers."""
@@ -80,6 +80,8 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._fruitless_bytes = 0
         self._head_alone = b""
+        self._then: Callable[[Connection], None] | None = None
+        self._unwanted_bytes = 0
         self._is_asked = False
         self._has_no_body = False
         self._has_begun = False
@@ -148,6 +150,19 @@ class Connection(asyncio.Protocol):
             self._is_paused = False
             self._transport.resume_reading()
         return piece
+
+    def finish(self, then: Callable[[Connection], None]) -> bool:
+        """Wait for the end of an answer of which nobody wants more, and call `then` in a turn of its own.
+
+        False where no end is to be expected, or none after which the connection could be used again.
+        """
+        is_delimited = self._has_head and not (self._is_complete or self._ends_with_connection)
+        if not is_delimited or self._fault or self._is_paused or not self.is_open:
+            return False
+        self._then = then
+        self._pieces.clear()
+        self._held = 0
+        return True
 
     def abort(self) -> None:
         """Close at once; what comes no longer matters to anybody."""
@@ -252,7 +267,11 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self._fruitless_bytes = 0
-        if not self._is_complete:
+        if self._then is not None:
+            self._unwanted_bytes += len(body)
+            if self._unwanted_bytes > MAX_UNWANTED_BYTES:
+                self._fail(_BROKEN)
+        elif not self._is_complete:
             self._pieces.append(body)
             self._held += len(body)
             self._wake()
@@ -264,6 +283,8 @@ class Connection(asyncio.Protocol):
             first, self._first = self._first, b""
             if first and not (self._is_spent or self._fault):
                 self._learn(first)
+            if self._then is not None:  # not from within the parser, which may have more to say
+                self._loop.call_soon(self._then, self)
             self._wake()
 
     # ------------------------------------------------------------------------------------------------------------------

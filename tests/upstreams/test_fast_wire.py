@@ -285,3 +285,108 @@ async def test_urls_that_would_say_something_else_are_refused(client: FastClient
     with pytest.raises(WireError):
         async with client.open("GET", url, {}):
             raise AssertionError
+
+
+# Answers that are found before their end
+
+
+EVENT = b"data: {}\n\n"
+
+
+class Streaming:
+    """A server whose answers are event streams of one event; what comes behind it, a test says."""
+
+    def __init__(self) -> None:
+        self.carried: list[int] = []
+        self.is_gone: list[asyncio.Event] = []
+        self.writers: list[asyncio.StreamWriter] = []
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+            for writer in self.writers:
+                writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.carried.append(0)
+        self.writers.append(writer)
+        self.is_gone.append(asyncio.Event())
+        number = len(self.carried) - 1
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                self.carried[number] += 1
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+                )
+                writer.write(b"%x\r\n%b\r\n" % (len(EVENT), EVENT))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.is_gone[number].set()
+            writer.close()
+
+
+async def first_event(client: FastClient, url: str, *, is_answered: bool = True) -> None:
+    """Ask, and be done with the answer as soon as its event is there."""
+    exchange = client.open("GET", url, {})
+    response = await exchange.begin()
+    async with aclosing(response.body()) as body:
+        assert await anext(body) == EVENT
+    exchange.end(is_answered=is_answered)
+
+
+async def test_a_connection_is_used_again_once_the_answer_that_was_found_in_it_has_ended(client: FastClient) -> None:
+    served = Streaming()
+    async with served.serving() as url:
+        for _ in range(3):
+            await first_event(client, url)
+            assert client._lingering
+            served.writers[0].write(b"9\r\n: bye bye\r\n0\r\n\r\n")
+            await until(lambda: not client._lingering)
+        assert served.carried == [3]
+        assert client._busy == 0
+
+
+async def test_an_answer_that_was_given_up_ends_its_connection_at_once(client: FastClient) -> None:
+    served = Streaming()
+    async with served.serving() as url:
+        await first_event(client, url, is_answered=False)
+        await served.is_gone[0].wait()
+        assert not client._lingering
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"",
+        b"ffff\r\n" + b"x" * 0xFFFF + b"\r\n",
+        b"0\r\n\r\nHTTP/1.1 200 OK\r\n",
+        b"garbage\r\n",
+    ],
+    ids=["nothing", "more than its end", "another answer", "no HTTP"],
+)
+async def test_an_answer_that_does_not_end_well_ends_its_connection(
+    client: FastClient, monkeypatch: pytest.MonkeyPatch, behind: bytes
+) -> None:
+    monkeypatch.setattr(fast_wire, "LINGER_S", 5.0 if behind else 0.02)
+    served = Streaming()
+    async with served.serving() as url:
+        await first_event(client, url)
+        served.writers[0].write(behind)
+        with anyio.fail_after(2):
+            await served.is_gone[0].wait()
+        await until(lambda: not client._lingering)
+        await first_event(client, url)
+        assert served.carried == [1, 1]
+
+
+async def test_few_connections_wait_for_an_end(client: FastClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_wire, "MAX_LINGERING", 2)
+    served = Streaming()
+    async with served.serving() as url:
+        for _ in range(3):
+            await first_event(client, url)
+        await served.is_gone[2].wait()
+        assert len(client._lingering) == 2
+        await client.close()
+        await until(lambda: all(gone.is_set() for gone in served.is_gone))
+        assert not client._lingering

@@ -15,7 +15,7 @@ from hpack import Encoder
 from fakes.h2_server import Asked, frame, going_away, h2_serving, trusting_client
 from fakes.pipe import Pipe
 from fakes.waiting import until
-from mcp_gateway.upstreams import h2_connection
+from mcp_gateway.upstreams import fast_wire, h2_connection
 from mcp_gateway.upstreams.fast_wire import FastClient
 from mcp_gateway.upstreams.h2_frames import MAX_FRUITLESS
 from mcp_gateway.upstreams.h2_stream import WINDOW_BYTES
@@ -346,6 +346,50 @@ async def test_one_that_answers_our_ping_does(client: FastClient) -> None:
         await until(lambda: all(connection.has_room for connection in client._open))  # type: ignore[union-attr]
         assert await post(client, served.url) == b"ok"
         assert len(served.peers) == 1
+
+
+# -- answers that are found before their end ---------------------------------------------------------------------------
+
+
+async def first_piece(client: FastClient, url: str) -> None:
+    """Ask, and be done with the answer as soon as there is something of it."""
+    exchange = client.open("POST", url, {}, b"{}")
+    response = await exchange.begin()
+    async with aclosing(response.body()) as body:
+        assert await anext(body) == b"found"
+    exchange.end(is_answered=True)
+
+
+async def test_an_answer_that_was_found_before_its_end_is_not_reset(client: FastClient) -> None:
+    async with h2_serving(lambda asked: asked.answer(b"found", end=False)) as served:
+        await first_piece(client, served.url)
+        served.asked[0].peer.send(1, b": bye bye")
+        await until(lambda: not client._lingering)
+        assert served.peers[0].resets == []
+        [connection] = client._open
+        assert connection.is_idle  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("behind", [b"", b"x" * 10_000], ids=["nothing", "more than its end"])
+async def test_an_answer_that_does_not_end_is_reset(
+    client: FastClient, monkeypatch: pytest.MonkeyPatch, behind: bytes
+) -> None:
+    monkeypatch.setattr(fast_wire, "LINGER_S", 5.0 if behind else 0.02)
+    async with h2_serving(lambda asked: asked.answer(b"found", end=False)) as served:
+        await first_piece(client, served.url)
+        if behind:
+            served.asked[0].peer.send(1, behind, end=False)
+        await until(lambda: served.peers[0].resets == [(1, ErrorCodes.CANCEL)])
+        served.answerer = Asked.answer
+        assert await post(client, served.url) == b"ok"
+        assert len(served.peers) == 1
+
+
+async def test_a_connection_that_breaks_ends_what_waits_for_an_end(client: FastClient) -> None:
+    async with h2_serving(lambda asked: asked.answer(b"found", end=False)) as served:
+        await first_piece(client, served.url)
+        served.peers[0].close()
+        await until(lambda: not (client._lingering or client._open))
 
 
 # -- never sent twice --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from fakes import sdk_server
 from fakes.raw_http import (
@@ -75,6 +76,21 @@ async def test_a_real_legacy_server_is_spoken_to_as_such(options: dict[str, bool
             )
         methods = [method for method, _ in app.requests]
         assert ("DELETE" in methods) is not options.get("stateless_http", False)
+
+
+async def test_calls_of_a_real_server_that_answers_in_event_streams_share_a_connection() -> None:
+    app = sdk_server.LegacyOnly(sdk_server.fresh_app())
+    came_from = Counter[int]()
+
+    async def counting(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            came_from[scope["client"][1]] += 1
+        await app(scope, receive, send)
+
+    async with serving(counting) as origin, opened(f"{origin}/mcp") as connection:
+        for number in range(20):
+            assert text_of(await asked(connection, "echo", text=str(number))) == str(number)
+    assert len(came_from) <= 6  # one is the stream that is listened to; a call may come before the last one's end has
 
 
 async def test_cancelling_a_call_of_a_real_legacy_server_cancels_it_there() -> None:
