@@ -49,6 +49,21 @@ async def dial(door: Front) -> AsyncIterator[Dial]:
         each.writer.close()
 
 
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether requests whose heads were judged before went the short way."""
+    told: list[bool] = []
+    plainly = HttpDoor._plainly
+
+    def noted(self: HttpDoor, *arguments: Any) -> Awaitable[None] | None:
+        found = plainly(self, *arguments)
+        told.append(found is not None)
+        return found
+
+    monkeypatch.setattr(HttpDoor, "_plainly", noted)
+    return told
+
+
 def call(front: Front, message: Any, *lines: str, **given: str) -> bytes:
     """A modern call as bytes; `given` replaces header lines."""
     name = message.get("params", {}).get("name", "u__echo") if isinstance(message, dict) else "u__echo"
@@ -165,17 +180,8 @@ async def test_what_is_kept_of_a_head_says_nothing_about_the_next_body(door: Fro
 
 
 async def test_calls_of_any_length_go_the_short_way_up_to_the_longest_body_there_may_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, taken: list[bool]
 ) -> None:
-    taken: list[bool] = []
-    plainly = HttpDoor._plainly
-
-    def noted(self: HttpDoor, *arguments: Any) -> Awaitable[None] | None:
-        found = plainly(self, *arguments)
-        taken.append(found is not None)
-        return found
-
-    monkeypatch.setattr(HttpDoor, "_plainly", noted)
     async with front(tmp_path, max_body_bytes=1_000) as door:
         connection = Kept(*await asyncio.open_connection("127.0.0.1", door.port))
         for length in (1, 2, 300, 1):
@@ -189,17 +195,8 @@ async def test_calls_of_any_length_go_the_short_way_up_to_the_longest_body_there
 
 
 async def test_what_is_kept_of_an_envelope_says_nothing_about_the_next(
-    door: Front, dial: Dial, monkeypatch: pytest.MonkeyPatch
+    door: Front, dial: Dial, taken: list[bool]
 ) -> None:
-    taken: list[bool] = []
-    plainly = HttpDoor._plainly
-
-    def noted(self: HttpDoor, *arguments: Any) -> Awaitable[None] | None:
-        found = plainly(self, *arguments)
-        taken.append(found is not None)
-        return found
-
-    monkeypatch.setattr(HttpDoor, "_plainly", noted)
     connection, names = await dial(), ["aa", "aa", "bb", "aa"]
     for name in names:
         await connection.ask(call(door, with_meta(clientInfo={"name": name, "version": "1"})))
