@@ -56,11 +56,12 @@ class Rounds:
         self.logins = 0
 
     async def run(self, count: int) -> Tally:
-        """`count` kills, and the check after each. Leaves no process behind."""
+        """`count` kills, and the check after each; more of them, up to five times as many, until a tenth of `count` has met
+        a renewal: that hangs on how busy the machine is. Leaves no process behind."""
         await self._log_in()
         process = await self._process()
         try:
-            for _ in range(count):
+            while self.tally.kills < count or (self.tally.cut_off <= count / 10 and self.tally.kills < 5 * count):
                 running, process = process, await self._process()  # it has imported everything when it is needed
                 await self._round(running)
             await self._check_login(process)

@@ -24,7 +24,8 @@ async def test_no_kill_during_renewals_costs_a_login_where_refresh_tokens_stay(t
         rounds = Rounds(tmp_path / "s", server, seed=1)
         tally = await rounds.run(KILLS)
         uses = await uses_of(issuer)
-    assert (tally.kills, tally.lost, tally.garbled) == (KILLS, [], []), tally
+    assert (tally.lost, tally.garbled) == ([], []), tally
+    assert tally.kills >= KILLS
     assert {status for _, status in uses} == {200}
     assert tally.cut_off > KILLS / 10, "hardly a kill met a renewal: the test shows nothing"
 
@@ -36,7 +37,7 @@ async def test_where_they_rotate_a_kill_costs_a_login_only_if_it_lost_an_answer_
         rounds = Rounds(tmp_path / "s", server, seed=2)
         tally = await rounds.run(KILLS)
         uses = await uses_of(issuer)
-    assert tally.kills == KILLS
+    assert tally.kills >= KILLS
     assert tally.garbled == [], "a login was kept that does not work"
     assert [said for said in tally.lost if "after a renewal that was cut off" not in said] == []
     assert len(tally.lost) <= tally.cut_off
