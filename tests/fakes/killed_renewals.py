@@ -56,8 +56,10 @@ class Rounds:
         self.logins = 0
 
     async def run(self, count: int) -> Tally:
-        """`count` kills, and the check after each; more of them, up to five times as many, until a tenth of `count` has met
-        a renewal: that hangs on how busy the machine is. Leaves no process behind."""
+        """`count` kills, and the check after each; up to five times as many until a tenth of `count` has met a renewal.
+
+        How often one does hangs on how busy the machine is. Leaves no process behind.
+        """
         await self._log_in()
         process = await self._process()
         try:
